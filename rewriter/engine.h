@@ -1,0 +1,39 @@
+#ifndef OVM_ENGINE_H
+#define OVM_ENGINE_H
+/* The one engine behind `rewrite`, `run` and `attach`: image + profile -> checked overlay. What the checker refuses is dropped
+ * and the rest built again, so the result is always proved or empty. */
+#include "rewriter/overlay.h"
+
+struct ovm_engine_opts {
+	double share;                   /* of the samples to cover, 0 < share <= 1 */
+	bool uniform;                   /* every region, no profile (tests) */
+	bool is_live;
+	const bool *skip_region;        /* [regions.n] or NULL: refused beforehand (live: unhooked unwinder, changed bytes) */
+	struct ovm_layout_opts layout;
+	ovm_va base;                    /* where the overlay will be */
+};
+
+struct ovm_engine_stats {
+	uint64_t samples, samples_in_regions, samples_covered; /* of the module; in any FDE region; in copied regions */
+	uint32_t n_selected, n_copied;                         /* regions */
+	uint64_t n_pairs;                                      /* proved by the checker */
+	uint32_t n_dropped_by_checker;
+	double score_ratio;                                    /* ext-TSP score after / before */
+};
+
+/* Everything made on the way is kept in @out for dumps and for the sinks; free with ovm_engine_fini. */
+struct ovm_engine {
+	struct ovm_image *image;      /* borrowed */
+	struct ovm_regions regions;
+	struct ovm_program program;
+	struct ovm_layout layout;
+	struct ovm_overlay overlay;
+	struct ovm_engine_stats stats;
+};
+
+/* Fails as its parts do. OVM_REFUSED: nothing worth or possible to copy (overlay empty), reasons counted in ctx. */
+int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image, const struct ovm_prof_module *module,
+		   const struct ovm_engine_opts *opts, struct ovm_engine *out);
+void ovm_engine_fini(struct ovm_engine *engine);
+
+#endif
