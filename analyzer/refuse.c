@@ -1,7 +1,7 @@
 /* Names of the reasons in refuse.def. */
 #include "analyzer/refuse.h"
 
-_Static_assert(OVM_REFUSE_COUNT <= OVM_MAX_REFUSALS, "grow OVM_MAX_REFUSALS in base/err.h");
+_Static_assert((int)OVM_REFUSE_COUNT <= (int)OVM_MAX_REFUSALS, "grow OVM_MAX_REFUSALS in base/err.h");
 
 static const struct {
 	const char *id, *text;
