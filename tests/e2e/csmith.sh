@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Random programs, every region copied (uniform profile), must print what the original prints.
+# $OPTVM_CSMITH programs (default 20; the issue's figure is 150) x {gcc, clang} x {-O0, -O2} x {PIE, not}.
+set -u
+for tool in csmith gcc clang-14; do
+	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
+done
+n=${OPTVM_CSMITH:-20}
+first=${OPTVM_CSMITH_SEED:-1}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+include=$(dirname "$(find /usr/include -name csmith.h 2>/dev/null | head -1)")
+
+one_seed() {
+	local seed=$1 d=$dir/$1 cc opt pie name want got status
+	mkdir -p "$d"
+	csmith --seed "$seed" >"$d/p.c" 2>/dev/null || return 0
+	for cc in gcc clang-14; do for opt in -O0 -O2; do for pie in "-fPIE -pie" "-fno-pie -no-pie"; do
+		name="$seed $cc $opt $pie"
+		# shellcheck disable=SC2086
+		$cc $opt $pie -w -I"$include" "$d/p.c" -o "$d/p" 2>/dev/null || continue
+		want=$(timeout 5 "$d/p" 2>&1)
+		status=$?
+		[ $status = 124 ] && continue # does not end: no oracle
+		if ! "$OPTVM" rewrite -q "$d/p" --uniform -f -o "$d/q" 2>"$d/err"; then
+			echo "FAIL $name: rewrite: $(cat "$d/err")"
+			continue
+		fi
+		got=$(timeout 20 "$d/q" 2>&1)
+		if [ $? != $status ] || [ "$got" != "$want" ]; then
+			echo "FAIL $name: csmith --seed $seed; $cc $opt $pie; optvm rewrite --uniform"
+		else
+			echo "ok $name"
+		fi
+	done; done; done
+	rm -rf "$d"
+}
+export -f one_seed
+export dir include OPTVM
+seq "$first" $((first + n - 1)) | xargs -P "${OPTVM_JOBS:-2}" -I{} bash -c 'one_seed {}' >"$dir/log"
+grep FAIL "$dir/log"
+ok=$(grep -c '^ok' "$dir/log")
+bad=$(grep -c FAIL "$dir/log")
+echo "csmith: $ok equal, $bad different, $((n * 8 - ok - bad)) without oracle (seeds $first..$((first + n - 1)))"
+[ "$bad" = 0 ] && [ "$ok" -gt $((n * 4)) ]
