@@ -95,8 +95,16 @@ uint32_t ovm_cfi_intern(struct ovm_cfi *cfi, const struct ovm_cfi_row *row);
 int ovm_cfi_run(struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog, size_t len, ovm_va prog_va,
 		ovm_va pc_base, uint64_t code_len, uint32_t first_row, ovm_cfi_spans *spans);
 
+/* The row of the first code byte alone, not interned. Same result as ovm_cfi_run up to the first advance. */
+int ovm_cfi_first_row(const struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog, size_t len, ovm_va prog_va,
+		      ovm_va pc_base, struct ovm_cfi_row *out);
+
+/* LEB128 numbers at *p, before @end; advance *p. False if they do not end there or need more than 64 bits. */
+bool ovm_cfi_uleb(const uint8_t **p, const uint8_t *end, uint64_t *value);
+bool ovm_cfi_sleb(const uint8_t **p, const uint8_t *end, int64_t *value);
+
 /* Read an encoded pointer (DW_EH_PE_*) at @p (link-time address @p_va), before @end. @data_base is for datarel.
- * The indirect bit is NOT followed: *value is the slot's address. Advances *p. False if malformed or omitted. */
+ * The indirect bit is NOT followed: *value is the slot's address. A stored 0 stays 0, whatever it is relative to. Advances *p. False if malformed or omitted. */
 bool ovm_cfi_read_encoded(const uint8_t **p, const uint8_t *end, uint8_t enc, ovm_va p_va, ovm_va data_base, uint64_t *value);
 
 /* Parse the LSDA at @lsda_va of a region [lo, lo+size). Returns 0 or OVM_REFUSED (LSDA); never reads outside the image. */

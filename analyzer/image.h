@@ -52,6 +52,7 @@ struct ovm_image {
 	char *path;
 	const uint8_t *bytes; /* the whole file, mapped read-only, private */
 	size_t size;
+	bool is_mapped;         /* bytes is our mapping, unmapped by close */
 	char id[80];            /* the profile's key: build-id hex, or "xxh3-..." of the content */
 	uint8_t build_id[64];
 	uint32_t build_id_len;  /* 0 if none */
@@ -63,6 +64,7 @@ struct ovm_image {
 	bool is_processed;      /* carries .note.optvm: already rewritten */
 	uint32_t runtimes;      /* enum ovm_image_runtime bits */
 	ovm_va entry;
+	ovm_va init, fini;      /* DT_INIT, DT_FINI; 0 if none */
 	ovm_va lo, hi;          /* span of all PT_LOADs */
 	ovm_va relro_lo, relro_hi;
 	ovm_va eh_frame_hdr, eh_frame; /* 0 if none */

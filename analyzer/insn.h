@@ -67,6 +67,8 @@ enum { /* ovm_insn.flags */
 	OVM_INSN_STORES = 1 << 4,
 	OVM_INSN_OPAQUE = 1 << 5,   /* unmodelled side effects: uses and defs are ALL */
 	OVM_INSN_HIGH_BYTE = 1 << 6,/* dst or src is ah, bh, ch or dh */
+	OVM_INSN_ADDR32 = 1 << 7,   /* the memory operand's address is computed in 32 bits */
+	OVM_INSN_MERGE = 1 << 8,    /* dst is written in 8 or 16 bits and not read: its bit in uses only stands for the bits that stay */
 };
 
 struct ovm_insn {
@@ -80,13 +82,13 @@ struct ovm_insn {
 	uint8_t op;       /* enum ovm_insn_op */
 	uint8_t form;     /* enum ovm_insn_form */
 	uint8_t cc;       /* JCC: condition 0..15 as in the opcode (0x70 + cc); inverted by cc ^ 1 */
-	uint8_t dst, src; /* enum ovm_reg; NONE if not a GPR */
+	uint8_t dst, src; /* enum ovm_reg; NONE if not a GPR; OP_OTHER: dst is the one GPR operand written, if there is just one */
 	uint8_t dst_size, src_size; /* bytes; for loads src_size is the memory width */
 	uint8_t base, index, scale; /* of the memory operand; NONE if absent; base RIP if RIP-relative */
 	uint8_t segment;  /* 0 none, 'f', 'g' */
 	uint8_t modrm_off;/* offset of ModRM in the instruction, 0 none */
 	uint8_t disp_off, disp_len; /* offset and bytes of the displacement (memory or branch), 0 none */
-	uint8_t flags;
+	uint16_t flags;
 };
 
 /* True if control never falls through to the next instruction. Calls do fall through. */

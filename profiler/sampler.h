@@ -2,33 +2,49 @@
 #define OVM_SAMPLER_H
 /* Samples a process tree and folds what it sees into a profile.
  *
- * perf_event (attributes from libpfm4) where permitted, else a ptrace/timer sampler; the profile says which. One object serves
- * `record` (drain until the end) and `run` (drain for a while, take the profile, go on).
+ * perf_event (attributes from libpfm4) where permitted, else a ptrace/timer sampler; the profile
+ * says which. One object serves `record` (drain until the end) and `run` (drain for a while, take
+ * the profile, go on).
  */
 #include "profiler/profile.h"
 
 #include <sys/types.h>
 
 struct ovm_sampler_opts {
-	const char *event;   /* libpfm4 name; NULL: "cycles" if the PMU works, else "cpu-clock" */
-	uint64_t frequency;  /* Hz; 0: the default */
-	bool force_ptrace;   /* use the ptrace sampler even if perf_event works (tests) */
+	const char *event;  /* libpfm4 name; NULL: "cycles" if the PMU works, else "cpu-clock" */
+	uint64_t frequency; /* Hz per CPU; 0: the default; a ptrace sampler does at most 200 */
+	bool force_ptrace;  /* use the ptrace sampler even if perf_event works (tests) */
 };
 
 struct ovm_sampler;
 
-/* Sample @pid and all its future threads and children. @pid is either a child of ours that has not exec'ed yet (counting begins with
- * its exec) or a running process (@is_running: all its threads are opened one by one).
- * Fails: OVM_E_PERM (names kernel.perf_event_paranoid and what to type), OVM_E_UNAVAILABLE, OVM_E_USAGE (unknown event), OVM_E_GONE. */
-int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, pid_t pid, bool is_running, struct ovm_sampler **out);
+/* Sample @pid and all its future threads and children. @pid is either a child of ours that has not
+ * exec'ed yet (counting begins with its exec) or a running process (@is_running: all its threads
+ * are opened one by one). Where perf_event is not permitted, the ptrace sampler takes over with one
+ * warning. Fails: OVM_E_PERM (names kernel.perf_event_paranoid and what to type),
+ * OVM_E_UNAVAILABLE, OVM_E_USAGE (unknown event), OVM_E_GONE. */
+int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, pid_t pid,
+		     bool is_running, struct ovm_sampler **out);
 
-/* Wait at most @timeout_ms for data, drain every ring, decode, fold. Returns 0, or a failure. Call at least every 100 ms. */
+/* Wait at most @timeout_ms for a ring to fill, drain every ring, decode, fold. Returns 0, or a
+ * failure. Call at least every 100 ms, from the thread that opened the sampler. Records of the last
+ * milliseconds may be held back until the next drain (rings of different CPUs are merged in order
+ * of time). */
 int ovm_sampler_drain(struct ovm_ctx *ctx, struct ovm_sampler *sampler, int timeout_ms);
 
-/* What was seen so far, normalized; borrowed until the next drain. */
+/* What was seen so far, normalized; borrowed until the next call of this function or of
+ * ovm_sampler_close. */
 struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler);
 
-void ovm_sampler_stop(struct ovm_sampler *sampler);  /* disable the events; draining still works */
+/* Has the sampled process @pid ended? Never blocks. For a child of ours *wstatus gets what waitpid
+ * reports, and the child is reaped; for another's process it gets 0. Callers with a sampler use
+ * this, not waitpid: a ptrace sampler has to take all waitpid reports for itself. Drains return
+ * early when the process ends. */
+bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus);
+
+/* Disable the events (a ptrace sampler lets go of every thread). Draining still works and then
+ * holds nothing back. */
+void ovm_sampler_stop(struct ovm_sampler *sampler);
 void ovm_sampler_close(struct ovm_sampler *sampler); /* accepts NULL */
 
 #endif

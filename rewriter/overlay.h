@@ -21,7 +21,7 @@ enum { /* ovm_map_entry.flags */
 	OVM_MAP_CALL = 1 << 1,       /* return address new+new_len corresponds to old+old_len */
 	OVM_MAP_SYSCALL = 1 << 2,    /* the same for the PC after a system call */
 	OVM_MAP_DUPLICATE = 1 << 3,  /* a second copy: old -> new prefers the entry without this */
-	OVM_MAP_PAD = 1 << 4,        /* alignment filler, never executed */
+	OVM_MAP_PAD = 1 << 4,        /* alignment filler: with SYNTH nops that are run through, about to execute old; else never executed */
 };
 
 struct ovm_map_entry {

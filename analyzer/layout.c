@@ -1,0 +1,212 @@
+/* The whole layout: every group's blocks in a good order, the groups in a good order, hot before
+ * cold.
+ *
+ *      group f: hot f1 f2 f3 | cold f4        slots:  g1 g2  f1 f2 f3 | g3  f4
+ *      group g: hot g1 g2    | cold g3                └─ hot, region order ─┘└ cold ┘
+ *
+ * Blocks that never ran cost no cache line between those that did, and all cold parts together
+ * stand behind the last hot one. Only the first hot block of a group is aligned; alignment inside
+ * costs more room than it saves time.
+ */
+#include "analyzer/layout.h"
+#include "analyzer/exttsp.h"
+#include "analyzer/tunables.h"
+
+#include <stdlib.h>
+
+struct group { /* the placed blocks of one cfg */
+	uint32_t *order;
+	uint32_t n, n_hot;
+};
+
+static bool is_placed(const struct ovm_cfg *cfg, uint32_t bb)
+{
+	return cfg->blocks[bb].flags & OVM_BLOCK_REACHABLE;
+}
+
+/* Reachable blocks that ran, the head's entry block first even if it is not known to have run. */
+static uint32_t hot_blocks(const struct ovm_cfg *cfg, uint32_t *order)
+{
+	uint32_t n = 0;
+	bool any = false;
+
+	ovm_cfg_foreach_bb (cfg, bb)
+		if (is_placed(cfg, bb) && cfg->blocks[bb].count)
+			any = true;
+	ovm_cfg_foreach_bb (cfg, bb)
+		if (is_placed(cfg, bb) && (cfg->blocks[bb].count || (any && !bb)))
+			order[n++] = bb;
+	return n;
+}
+
+/* Jumps among the blocks order[0..n), numbered by place there. */
+static void hot_graph(const struct ovm_cfg *cfg, const uint32_t *order, uint32_t n,
+		      struct ovm_tsp_graph *graph)
+{
+	uint32_t *place = ovm_alloc_array(cfg->n_blocks, sizeof(*place));
+
+	for (uint32_t i = 0; i < n; i++)
+		place[order[i]] = i + 1;
+	graph->n = n;
+	graph->sizes = ovm_alloc_array(n, sizeof(*graph->sizes));
+	graph->counts = ovm_alloc_array(n, sizeof(*graph->counts));
+	graph->out_degree = ovm_alloc_array(n, sizeof(*graph->out_degree));
+	graph->jumps = ovm_alloc_array(cfg->n_edges ? cfg->n_edges : 1, sizeof(*graph->jumps));
+	for (uint32_t i = 0; i < n; i++) {
+		const struct ovm_block *block = &cfg->blocks[order[i]];
+
+		graph->sizes[i] = block->hi.v - block->lo.v;
+		graph->counts[i] = block->count;
+		graph->out_degree[i] = block->n_edges;
+		for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++) {
+			const struct ovm_edge *edge = &cfg->edges[e];
+
+			if (edge->dst != OVM_NONE && place[edge->dst])
+				graph->jumps[graph->n_jumps++] =
+				    (struct ovm_tsp_jump){i, place[edge->dst] - 1, edge->count};
+		}
+	}
+	free(place);
+}
+
+static void graph_free(struct ovm_tsp_graph *graph)
+{
+	free(graph->sizes);
+	free(graph->counts);
+	free(graph->out_degree);
+	free(graph->jumps);
+}
+
+uint32_t ovm_layout_blocks(const struct ovm_cfg *cfg, uint32_t *order, uint32_t *n_hot)
+{
+	uint32_t n = hot_blocks(cfg, order);
+	struct ovm_tsp_graph graph = {0};
+	uint32_t *tour, *hot;
+
+	*n_hot = n;
+	if (n > 2) {
+		hot_graph(cfg, order, n, &graph);
+		tour = ovm_alloc_array(n, sizeof(*tour));
+		hot = ovm_alloc_array(n, sizeof(*hot));
+		ovm_exttsp_order(&graph, tour);
+		for (uint32_t i = 0; i < n; i++)
+			hot[i] = order[tour[i]];
+		for (uint32_t i = 0; i < n; i++)
+			order[i] = hot[i];
+		free(hot);
+		free(tour);
+		graph_free(&graph);
+	}
+	ovm_cfg_foreach_bb (cfg, bb)
+		if (is_placed(cfg, bb) && !cfg->blocks[bb].count && !(bb == 0 && *n_hot))
+			order[n++] = bb;
+	return n;
+}
+
+static uint32_t original_order(const struct ovm_cfg *cfg, bool drop_cold, uint32_t *order)
+{
+	uint32_t n = 0;
+
+	ovm_cfg_foreach_bb (cfg, bb)
+		if (is_placed(cfg, bb) && (!drop_cold || !bb || cfg->blocks[bb].count))
+			order[n++] = bb;
+	return n;
+}
+
+static void order_group(const struct ovm_cfg *cfg, const struct ovm_layout_opts *opts,
+			struct group *group)
+{
+	group->order = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(uint32_t));
+	if (opts->keep_block_order) {
+		group->n = group->n_hot = original_order(cfg, opts->drop_cold, group->order);
+		return;
+	}
+	group->n = ovm_layout_blocks(cfg, group->order, &group->n_hot);
+	if (opts->drop_cold)
+		group->n = group->n_hot;
+}
+
+/* Ext-TSP score of the group's blocks in this order and in the original one. */
+static void add_scores(const struct ovm_cfg *cfg, const struct group *group,
+		       struct ovm_layout *layout)
+{
+	uint64_t *sizes = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*sizes));
+	uint32_t *degree = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*degree));
+	uint32_t *original = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*original));
+
+	ovm_cfg_foreach_bb (cfg, bb) {
+		sizes[bb] = cfg->blocks[bb].hi.v - cfg->blocks[bb].lo.v;
+		degree[bb] = cfg->blocks[bb].n_edges;
+		original[bb] = bb;
+	}
+	layout->score +=
+	    ovm_exttsp_score(group->order, group->n, sizes, cfg->edges, cfg->n_edges, degree);
+	layout->score_original +=
+	    ovm_exttsp_score(original, cfg->n_blocks, sizes, cfg->edges, cfg->n_edges, degree);
+	free(original);
+	free(degree);
+	free(sizes);
+}
+
+static uint64_t hot_size(const struct ovm_cfg *cfg, const struct group *group)
+{
+	uint64_t size = 0;
+
+	for (uint32_t i = 0; i < group->n_hot; i++)
+		size += cfg->blocks[group->order[i]].hi.v - cfg->blocks[group->order[i]].lo.v;
+	return size;
+}
+
+static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct group *group,
+		       uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		struct ovm_slot slot = {.cfg = idx, .block = group->order[i], .align = 1};
+
+		if (i == 0) {
+			slot.align = (uint16_t)OVM_TUNE(LAYOUT_ALIGN_ENTRY);
+			slot.max_pad = (uint16_t)OVM_TUNE(LAYOUT_PAD_ENTRY);
+		}
+		ovm_vec_push(&layout->slots, slot);
+	}
+}
+
+void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
+		      const struct ovm_layout_opts *opts, struct ovm_layout *out)
+{
+	uint32_t n = program->cfgs.n, n_ordered;
+	struct group *groups = ovm_alloc_array(n ? n : 1, sizeof(*groups));
+	uint64_t *size = ovm_alloc_array(n ? n : 1, sizeof(*size));
+	uint32_t *order = ovm_alloc_array(n ? n : 1, sizeof(*order));
+	struct ovm_layout layout = {0};
+
+	(void)ctx;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct ovm_cfg *cfg = program->cfgs.v[i];
+
+		if (!cfg)
+			continue;
+		order_group(cfg, opts, &groups[i]);
+		add_scores(cfg, &groups[i], &layout);
+		size[i] = hot_size(cfg, &groups[i]);
+	}
+	n_ordered = ovm_order_regions(program, opts->order, size, order);
+	for (uint32_t i = 0; i < n_ordered; i++)
+		push_slots(&layout, order[i], &groups[order[i]], 0, groups[order[i]].n_hot);
+	layout.n_hot = layout.slots.n;
+	for (uint32_t i = 0; i < n_ordered; i++)
+		push_slots(&layout, order[i], &groups[order[i]], groups[order[i]].n_hot,
+			   groups[order[i]].n);
+	for (uint32_t i = 0; i < n; i++)
+		free(groups[i].order);
+	free(groups);
+	free(size);
+	free(order);
+	*out = layout;
+}
+
+void ovm_layout_fini(struct ovm_layout *layout)
+{
+	if (layout)
+		ovm_vec_free(&layout->slots);
+}

@@ -1,0 +1,364 @@
+/* Select what to optimize, and analyze it.
+ *
+ * The profile says which regions are hot. They are taken hottest first until the wished share of
+ * the samples is covered; each becomes the head of a group (a cfg), and the group may pull in more
+ * regions:
+ *
+ *      samples  900 ┌───────┐  jcc   ┌────────────┐
+ *                   │ f     │──────▶ │ f.cold     │ 3 samples    one cfg {f, f.cold}: f.cold is no
+ * head again └───────┘ ◀──────└────────────┘
+ *
+ * Fragments (their first CFI row proves that they are no function) wait until all functions had
+ * their turn, because their function should be the head. A region that is in a group is marked as
+ * taken while the others are built, so that a second group that branches into it sees an external
+ * edge: a region is in at most one cfg.
+ *
+ * Limits: a function whose hot callees were never sampled is not followed; an entry that only
+ * forwards to dlsym with a jump is not seen as a caller of dlsym in its callers.
+ */
+#include "analyzer/program.h"
+#include "analyzer/weight.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct pick {
+	uint32_t region;
+	uint64_t samples;
+};
+
+struct selection {
+	struct ovm_ctx *ctx;
+	struct ovm_decoder *dec;
+	const struct ovm_prof_module *module; /* NULL: everything, uniform */
+	bool is_live;
+	uint64_t *samples; /* [regions.n] */
+	OVM_VEC(struct pick) picks;
+};
+
+/* Functions that look at their return address to find out which module calls (rule I7 of live
+ * overlays). */
+static bool is_ra_sensitive_name(const char *name)
+{
+	static const char *const names[] = {"dlopen", "dlmopen", "dlsym",
+					    "dlvsym", "dlinfo",	 "__libc_dlopen_mode"};
+
+	for (size_t i = 0; name && i < sizeof(names) / sizeof(*names); i++)
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	return false;
+}
+
+/* True if @insn calls, jumps to, or loads the address of such a function through the PLT or a GOT
+ * slot. */
+static bool is_ra_sensitive(const struct ovm_image *image, const struct ovm_insn *insn)
+{
+	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_JMP ||
+	    insn->kind == OVM_INSN_JCC) {
+		const struct ovm_plt *plt = ovm_image_plt(image, insn->target);
+
+		return plt && is_ra_sensitive_name(plt->symbol);
+	}
+	return (insn->flags & OVM_INSN_RIP_REL) &&
+	       is_ra_sensitive_name(ovm_image_slot_symbol(image, insn->target));
+}
+
+static enum ovm_refusal call_refusal(const struct selection *sel, const struct ovm_image *image,
+				     const struct ovm_cfg *cfg)
+{
+	for (uint32_t i = 0; i < cfg->n_insns; i++) {
+		const struct ovm_insn *insn = &cfg->insns[i];
+
+		if (image->runtimes &&
+		    (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND))
+			return OVM_REFUSE_RA_RUNTIME;
+		if (sel->is_live && is_ra_sensitive(image, insn))
+			return OVM_REFUSE_RA_SENSITIVE;
+	}
+	return OVM_REFUSE_NONE;
+}
+
+static void count_samples(struct selection *sel, const struct ovm_regions *regions)
+{
+	for (uint32_t i = 0; sel->module && i < sel->module->samples.n; i++) {
+		const struct ovm_prof_sample *sample = &sel->module->samples.v[i];
+		uint32_t r = ovm_region_find(regions, sample->va);
+
+		if (r != OVM_NONE &&
+		    __builtin_add_overflow(sel->samples[r], sample->count, &sel->samples[r]))
+			sel->samples[r] = UINT64_MAX;
+	}
+}
+
+/* Exact edges and branch records make a region known even if no sample hit it. */
+static void count_records(struct selection *sel, const struct ovm_regions *regions)
+{
+	const struct ovm_prof_module *module = sel->module;
+	uint32_t r;
+
+	for (uint32_t i = 0; module && i < module->edges.n; i++)
+		if (module->edges.v[i].count &&
+		    (r = ovm_region_find(regions, module->edges.v[i].from)) != OVM_NONE &&
+		    !sel->samples[r])
+			sel->samples[r] = 1;
+	for (uint32_t i = 0; module && i < module->branches.n; i++)
+		if (module->branches.v[i].count &&
+		    (r = ovm_region_find(regions, module->branches.v[i].to)) != OVM_NONE &&
+		    !sel->samples[r])
+			sel->samples[r] = 1;
+}
+
+static int by_samples(const void *a, const void *b)
+{
+	const struct pick *x = a, *y = b;
+
+	if (x->samples != y->samples)
+		return x->samples < y->samples ? 1 : -1;
+	return x->region < y->region ? -1 : x->region > y->region;
+}
+
+/* The regions worth a look, hottest first (uniform: by address). Regions refused by earlier stages
+ * are left out. */
+static void choose(struct selection *sel, const struct ovm_regions *regions)
+{
+	for (uint32_t r = 0; r < regions->v.n; r++)
+		if (regions->v.v[r].refused == OVM_REFUSE_NONE && (!sel->module || sel->samples[r]))
+			ovm_vec_push(&sel->picks, (struct pick){r, sel->samples[r]});
+	if (sel->picks.n)
+		qsort(sel->picks.v, sel->picks.n, sizeof(*sel->picks.v), by_samples);
+}
+
+/* How many picks it takes to cover @share of the samples of all picks. */
+static uint32_t cut(const struct selection *sel, double share)
+{
+	double total = 0, seen = 0;
+	uint32_t n = 0;
+
+	if (!sel->module || share >= 1.0)
+		return sel->picks.n;
+	for (uint32_t i = 0; i < sel->picks.n; i++)
+		total += (double)sel->picks.v[i].samples;
+	while (n < sel->picks.n && seen < share * total)
+		seen += (double)sel->picks.v[n++].samples;
+	return n;
+}
+
+static void claim(struct ovm_program *program, struct ovm_cfg *cfg)
+{
+	for (uint32_t i = 0; i < cfg->n_regions; i++) {
+		uint32_t r = cfg->regions[i];
+
+		OVM_ASSERT(program->cfg_of_region[r] == OVM_NONE);
+		program->cfg_of_region[r] = program->cfgs.n;
+		program->regions->v.v[r].refused =
+		    OVM_REFUSE_OVERLAP; /* taken; lifted by release() */
+	}
+	ovm_vec_push(&program->cfgs, cfg);
+}
+
+static void release(struct ovm_program *program)
+{
+	for (uint32_t r = 0; r < program->regions->v.n; r++)
+		if (program->cfg_of_region[r] != OVM_NONE)
+			program->regions->v.v[r].refused = OVM_REFUSE_NONE;
+}
+
+static void refuse_group(struct ovm_ctx *ctx, struct ovm_regions *regions,
+			 const struct ovm_cfg *cfg, enum ovm_refusal why)
+{
+	for (uint32_t i = 0; i < cfg->n_regions; i++)
+		ovm_region_refuse(ctx, regions, cfg->regions[i], why);
+}
+
+static int build_one(struct selection *sel, struct ovm_program *program, uint32_t head)
+{
+	enum ovm_refusal why;
+	struct ovm_cfg *cfg;
+	int err = ovm_cfg_build(sel->ctx, sel->dec, program->image, program->regions, head, &cfg);
+
+	if (err)
+		return err == OVM_REFUSED ? 0 : err;
+	why = call_refusal(sel, program->image, cfg);
+	if (why != OVM_REFUSE_NONE) {
+		refuse_group(sel->ctx, program->regions, cfg, why);
+		ovm_cfg_free(cfg);
+		return 0;
+	}
+	if (sel->module)
+		ovm_weight_attach(sel->ctx, cfg, sel->module);
+	else
+		ovm_weight_uniform(cfg);
+	claim(program, cfg);
+	return 0;
+}
+
+static int build_picks(struct selection *sel, struct ovm_program *program, uint32_t n,
+		       bool fragments)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < n && !err; i++) {
+		const struct ovm_region *region = &program->regions->v.v[sel->picks.v[i].region];
+
+		if (region->is_fragment == fragments && region->refused == OVM_REFUSE_NONE)
+			err = build_one(sel, program, sel->picks.v[i].region);
+	}
+	return err;
+}
+
+/* Every region has a reason for being left alone (rule R10). */
+static void refuse_rest(struct selection *sel, struct ovm_program *program)
+{
+	for (uint32_t r = 0; r < program->regions->v.n; r++)
+		if (program->cfg_of_region[r] == OVM_NONE &&
+		    program->regions->v.v[r].refused == OVM_REFUSE_NONE)
+			ovm_region_refuse(sel->ctx, program->regions, r,
+					  sel->samples[r] ? OVM_REFUSE_NOT_HOT
+							  : OVM_REFUSE_NO_PROFILE);
+}
+
+static void scan_xrefs(struct selection *sel, struct ovm_program *program)
+{
+	uint32_t n = program->regions->v.n;
+	struct ovm_cfg **cfg_of = ovm_alloc_array(n ? n : 1, sizeof(*cfg_of));
+
+	for (uint32_t r = 0; r < n; r++) {
+		if (program->cfg_of_region[r] == OVM_NONE)
+			continue;
+		cfg_of[r] = program->cfgs.v[program->cfg_of_region[r]];
+		ovm_vec_push(&program->xrefs, (struct ovm_xref){.region = r});
+	}
+	if (program->xrefs.n)
+		ovm_xref_scan(sel->dec, program->image, program->regions, cfg_of, program->xrefs.v,
+			      program->xrefs.n);
+	free(cfg_of);
+}
+
+int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
+		      struct ovm_regions *regions, const struct ovm_prof_module *module,
+		      double share, bool is_live, struct ovm_program *out)
+{
+	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = is_live};
+	struct ovm_program program = {.image = image, .regions = regions};
+	size_t n = regions->v.n ? regions->v.n : 1;
+	uint32_t n_picks;
+	int err;
+
+	sel.samples = ovm_alloc_array(n, sizeof(*sel.samples));
+	program.cfg_of_region = ovm_alloc_array(n, sizeof(*program.cfg_of_region));
+	memset(program.cfg_of_region, 0xff, n * sizeof(*program.cfg_of_region));
+	count_samples(&sel, regions);
+	count_records(&sel, regions);
+	choose(&sel, regions);
+	n_picks = cut(&sel, share);
+	err = build_picks(&sel, &program, n_picks, false);
+	if (!err)
+		err = build_picks(&sel, &program, n_picks, true);
+	release(&program);
+	if (err) {
+		ovm_program_fini(&program);
+	} else {
+		refuse_rest(&sel, &program);
+		scan_xrefs(&sel, &program);
+		*out = program;
+	}
+	ovm_vec_free(&sel.picks);
+	free(sel.samples);
+	return err;
+}
+
+void ovm_program_fini(struct ovm_program *program)
+{
+	if (!program)
+		return;
+	for (uint32_t i = 0; i < program->cfgs.n; i++)
+		ovm_cfg_free(program->cfgs.v[i]);
+	ovm_vec_free(&program->cfgs);
+	ovm_vec_free(&program->xrefs);
+	free(program->cfg_of_region);
+	program->cfg_of_region = NULL;
+}
+
+void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t idx,
+		      enum ovm_refusal why)
+{
+	struct ovm_cfg *cfg;
+	uint32_t n = 0;
+
+	OVM_ASSERT(idx < program->cfgs.n);
+	cfg = program->cfgs.v[idx];
+	if (!cfg)
+		return;
+	refuse_group(ctx, program->regions, cfg, why);
+	for (uint32_t i = 0; i < cfg->n_regions; i++)
+		program->cfg_of_region[cfg->regions[i]] = OVM_NONE;
+	for (uint32_t i = 0; i < program->xrefs.n; i++)
+		if (program->cfg_of_region[program->xrefs.v[i].region] != OVM_NONE)
+			program->xrefs.v[n++] = program->xrefs.v[i];
+	program->xrefs.n = n;
+	program->cfgs.v[idx] = NULL;
+	ovm_cfg_free(cfg);
+}
+
+/* The region in the program that starts at @target, or OVM_NONE. */
+static uint32_t callee_of(const struct ovm_program *program, ovm_va target)
+{
+	uint32_t r = ovm_region_find(program->regions, target);
+
+	if (r == OVM_NONE || program->regions->v.v[r].lo.v != target.v ||
+	    program->cfg_of_region[r] == OVM_NONE)
+		return OVM_NONE;
+	return r;
+}
+
+static void block_calls(const struct ovm_program *program, uint32_t idx, uint32_t bb,
+			ovm_calls *calls)
+{
+	const struct ovm_cfg *cfg = program->cfgs.v[idx];
+	const struct ovm_block *block = &cfg->blocks[bb];
+	const struct ovm_insn *last = ovm_block_last(cfg, bb);
+	uint32_t callee;
+
+	for (uint32_t i = 0; i < block->n_insns; i++) {
+		const struct ovm_insn *insn = &cfg->insns[block->first_insn + i];
+
+		if (insn->kind == OVM_INSN_CALL &&
+		    (callee = callee_of(program, insn->target)) != OVM_NONE)
+			ovm_vec_push(calls, (struct ovm_call){idx, bb,
+							      (uint32_t)(insn->va.v - block->lo.v),
+							      callee, block->count});
+	}
+	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++) {
+		const struct ovm_edge *edge = &cfg->edges[e];
+
+		if (edge->dst == OVM_NONE && edge->kind == OVM_EDGE_TAKEN &&
+		    (callee = callee_of(program, edge->to)) != OVM_NONE)
+			ovm_vec_push(calls, (struct ovm_call){idx, bb,
+							      (uint32_t)(last->va.v - block->lo.v),
+							      callee, edge->count});
+	}
+}
+
+void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls)
+{
+	for (uint32_t c = 0; c < program->cfgs.n; c++)
+		for (uint32_t bb = 0; program->cfgs.v[c] && bb < program->cfgs.v[c]->n_blocks; bb++)
+			block_calls(program, c, bb, calls);
+}
+
+const struct ovm_xref *ovm_program_xref(const struct ovm_program *program, uint32_t region)
+{
+	uint32_t lo = 0, hi = program->xrefs.n;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (program->xrefs.v[mid].region < region)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < program->xrefs.n && program->xrefs.v[lo].region == region
+		   ? &program->xrefs.v[lo]
+		   : NULL;
+}

@@ -1,0 +1,146 @@
+/* optvm rewrite IN -p PROF... -o OUT: the engine with the ELF writer as its sink. */
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/summary.h"
+#include "rewriter/elf_write.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+struct job {
+	const char *in, *out;
+	struct ovm_profile *prof;	      /* NULL with --uniform and no -p */
+	const struct ovm_prof_module *module; /* of prof, NULL without */
+	char hash[20];			      /* of the profile, for the note */
+	struct ovm_image *image;
+	struct ovm_decoder *dec;
+	struct ovm_engine_opts engine_opts;
+	struct ovm_engine engine;
+	double start;
+};
+
+static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+{
+	bool uniform = ovm_option_given(opts, OVM_OPT_UNIFORM);
+	job->out = opts->value[OVM_OPT_OUTPUT];
+	if (!opts->n_words)
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"rewrite: no input file: optvm rewrite IN -p PROF -o OUT");
+	job->in = opts->words[0];
+	if (!job->out)
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: no output file: -o OUT");
+	if (!opts->profiles.n && !uniform)
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"rewrite: no profile: -p PROF, made with optvm record");
+	if (opts->n_words > 1 && !opts->profiles.n)
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: one input file at a time, not also %s",
+				opts->words[1]);
+	if (ovm_inputs_same_file(job->in, job->out))
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: %s is both input and output", job->out);
+	if (!ovm_option_given(opts, OVM_OPT_FORCE) && !access(job->out, F_OK))
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: %s exists: -f overwrites it", job->out);
+	return 0;
+}
+
+static void hash_profile(const struct ovm_profile *prof, char *out, size_t size)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *to = open_memstream(&text, &len);
+	if (!to)
+		return;
+	ovm_profile_print(prof, to);
+	if (!fclose(to))
+		snprintf(out, size, "%016llx", (unsigned long long)XXH3_64bits(text, len));
+	free(text);
+}
+
+/* Every -p PROF, and the words after IN: "-p a.prof b.prof". */
+static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+{
+	if (!opts->profiles.n)
+		return 0;
+	OVM_VEC(const char *) paths = {0};
+	for (uint32_t i = 0; i < opts->profiles.n; i++)
+		ovm_vec_push(&paths, opts->profiles.v[i]);
+	for (int i = 1; i < opts->n_words; i++)
+		ovm_vec_push(&paths, opts->words[i]);
+	int err = ovm_inputs_merge(ctx, paths.v, paths.n, &job->prof);
+	ovm_vec_free(&paths);
+	if (err)
+		return err;
+	hash_profile(job->prof, job->hash, sizeof(job->hash));
+	return ovm_inputs_module(ctx, job->prof, job->image, &job->module);
+}
+
+static const char *likeliest_reason(const struct ovm_ctx *ctx)
+{
+	int best = OVM_REFUSE_NONE;
+	for (int i = OVM_REFUSE_NONE + 1; i < OVM_REFUSE_COUNT; i++)
+		if (i != OVM_REFUSE_NO_PROFILE && i != OVM_REFUSE_NOT_HOT &&
+		    ctx->n_refused[i] > ctx->n_refused[best])
+			best = i;
+	return best == OVM_REFUSE_NONE ? "no region with unwind information has samples"
+				       : ovm_refusal_text((enum ovm_refusal)best);
+}
+
+static void summarize(const struct ovm_ctx *ctx, const struct job *job)
+{
+	const struct ovm_engine_stats *stats = &job->engine.stats;
+	const struct ovm_overlay *overlay = &job->engine.overlay;
+	char bytes[32];
+	ovm_summary_bytes(overlay->size, bytes, sizeof(bytes));
+	ovm_summary(ctx,
+		    "%s: %u regions, %s, %.1f %% of the samples in regions covered, %llu pairs "
+		    "proved, %.2f s",
+		    job->out, overlay->n_regions, bytes,
+		    ovm_percent(stats->samples_covered, stats->samples_in_regions),
+		    (unsigned long long)stats->n_pairs, ovm_seconds() - job->start);
+}
+
+static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+{
+	int err = ovm_inputs_engine(ctx, opts, &job->engine_opts);
+	if (!err)
+		err = check_words(ctx, opts, job);
+	if (!err)
+		err = ovm_image_open(ctx, job->in, &job->image);
+	if (!err)
+		err = load_profiles(ctx, opts, job);
+	if (!err)
+		err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
+	if (!err)
+		err = ovm_decoder_open(ctx, &job->dec);
+	if (!err)
+		err = ovm_engine_run(ctx, job->dec, job->image, job->module, &job->engine_opts,
+				     &job->engine);
+	if (err == OVM_REFUSED) {
+		ovm_fail(ctx, OVM_OK, "%s: nothing to copy, nothing written: %s", job->in,
+			 likeliest_reason(ctx));
+		return OVM_REFUSED;
+	}
+	if (err)
+		return err;
+	struct ovm_elf_opts elf = {ovm_option_given(opts, OVM_OPT_FORCE),
+				   job->hash[0] ? job->hash : NULL};
+	err = ovm_elf_write(ctx, job->image, &job->engine.regions, &job->engine.overlay, &elf,
+			    job->out);
+	if (!err)
+		summarize(ctx, job);
+	return err;
+}
+
+int ovm_cmd_rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
+{
+	(void)status;
+	struct job job = {.start = ovm_seconds()};
+	int err = rewrite(ctx, opts, &job);
+	ovm_engine_fini(&job.engine);
+	ovm_decoder_close(job.dec);
+	ovm_profile_free(job.prof);
+	ovm_image_close(job.image);
+	return err;
+}

@@ -1,0 +1,25 @@
+#ifndef OVM_INPUTS_H
+#define OVM_INPUTS_H
+/* What rewrite, dump and report do alike: profiles by -p, the module of an image, options of the
+ * engine. */
+#include "cli/options.h"
+#include "profiler/profile.h"
+#include "rewriter/engine.h"
+
+/* Load @paths and add them up. Caller frees *out. Fails as ovm_profile_load. */
+int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
+		     struct ovm_profile **out);
+
+/* The module of @prof that is @image. OVM_E_FORMAT: the profile is empty; OVM_E_MISMATCH: it is of
+ * another build. */
+int ovm_inputs_module(struct ovm_ctx *ctx, const struct ovm_profile *prof,
+		      const struct ovm_image *image, const struct ovm_prof_module **out);
+
+/* --share, --order, --drop-cold, --keep-order, --uniform. OVM_E_USAGE. */
+int ovm_inputs_engine(struct ovm_ctx *ctx, const struct ovm_options *opts,
+		      struct ovm_engine_opts *out);
+
+/* True if both paths name one existing file. */
+bool ovm_inputs_same_file(const char *a, const char *b);
+
+#endif

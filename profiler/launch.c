@@ -1,0 +1,196 @@
+/* Starting a program so that nobody notices a tool in between.
+ *
+ *   tool                                   child
+ *   fork ------------------------------->  wait on the go pipe (end of file: the tool died, leave)
+ *   open perf events on the child
+ *   write one byte --------------------->  execvp
+ *   read the error pipe  <---------------  closed by a successful exec; else the errno
+ *
+ * The child has the signal state the tool was started with (nohup, a background job of a shell
+ * without job control): the tool's own handlers are installed after the fork, by
+ * ovm_launch_signals.
+ *
+ * Ctrl-C goes from the terminal to the whole foreground group, so the program has it already;
+ * forwarding would deliver it twice. TERM, HUP and USR are usually sent to one pid, ours, and meant
+ * for the program: each is passed on once, but not those the kernel made (a hang-up reaches the
+ * whole group) nor those the program sent to its own group.
+ */
+#include "profiler/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SERVICE_MS = 20, EXIT_BEFORE_EXEC = 125, EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127 };
+
+static ssize_t read_retry(int fd, void *to, size_t n)
+{
+	ssize_t got;
+	do
+		got = read(fd, to, n);
+	while (got < 0 && errno == EINTR);
+	return got;
+}
+
+static _Noreturn void child_main(char *const argv[], int go_fd, int err_fd)
+{
+	char go;
+	if (read_retry(go_fd, &go, 1) != 1)
+		_exit(EXIT_BEFORE_EXEC);
+	execvp(argv[0], argv);
+	int errnum = errno;
+	ssize_t put = write(err_fd, &errnum, sizeof(errnum));
+	_exit(put < 0 ? EXIT_BEFORE_EXEC : errnum == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
+}
+
+int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch *out)
+{
+	int go[2], err[2];
+	if (pipe2(go, O_CLOEXEC))
+		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errno, "pipe");
+	if (pipe2(err, O_CLOEXEC)) {
+		int errnum = errno;
+		close(go[0]);
+		close(go[1]);
+		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errnum, "pipe");
+	}
+	struct sigaction plain = {.sa_handler = SIG_DFL}, saved;
+	sigaction(SIGCHLD, &plain, &saved); /* were it ignored, waitpid would lose the status */
+	pid_t pid = fork();
+	if (pid == 0) {
+		sigaction(SIGCHLD, &saved, NULL);
+		close(go[1]);
+		close(err[0]);
+		child_main(argv, go[0], err[1]);
+	}
+	int errnum = errno;
+	close(go[0]);
+	close(err[1]);
+	if (pid < 0) {
+		close(go[1]);
+		close(err[0]);
+		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errnum, "fork");
+	}
+	*out = (struct ovm_launch){.pid = pid, .go_fd = go[1], .err_fd = err[0]};
+	return OVM_OK;
+}
+
+/* A child that a sampler already traces can be stopped by a signal before its exec, while nobody
+ * but us is there to pass it on. Stops of other kinds (the exec itself) are left for the sampler.
+ */
+static void service_signal_stop(pid_t pid)
+{
+	siginfo_t info = {0};
+	if (waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT | __WALL) || !info.si_pid)
+		return;
+	if (info.si_code != CLD_TRAPPED || info.si_status >> 8)
+		return;
+	if (!waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | __WALL))
+		ptrace(PTRACE_CONT, pid, NULL, (void *)(long)info.si_status);
+}
+
+/* The errno the child sent, or 0 when the exec closed the pipe. */
+static int wait_for_exec(const struct ovm_launch *launch)
+{
+	struct pollfd ready = {.fd = launch->err_fd, .events = POLLIN};
+	int errnum = 0;
+	while (poll(&ready, 1, SERVICE_MS) <= 0)
+		service_signal_stop(launch->pid);
+	if (read_retry(launch->err_fd, &errnum, sizeof(errnum)) != (ssize_t)sizeof(errnum))
+		return 0;
+	return errnum;
+}
+
+/* If the child was killed meanwhile there is no reader; its exit status will say so, not a SIGPIPE
+ * of ours. */
+static void write_go(int fd)
+{
+	struct sigaction ignore = {.sa_handler = SIG_IGN}, saved;
+	char go = 1;
+	sigaction(SIGPIPE, &ignore, &saved);
+	ssize_t put = write(fd, &go, 1);
+	(void)put;
+	sigaction(SIGPIPE, &saved, NULL);
+}
+
+int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_status)
+{
+	write_go(launch->go_fd);
+	int errnum = wait_for_exec(launch);
+	close(launch->go_fd);
+	close(launch->err_fd);
+	launch->go_fd = launch->err_fd = -1;
+	if (!errnum)
+		return OVM_OK;
+	waitpid(launch->pid, NULL, __WALL);
+	*exit_status = errnum == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+	return ovm_fail(ctx, OVM_E_UNAVAILABLE, "cannot execute the program: %s", strerror(errnum));
+}
+
+/* --- signals
+ * -------------------------------------------------------------------------------------------------
+ */
+
+static const int IGNORED[] = {SIGINT, SIGQUIT};
+static const int FORWARDED[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+enum { N_IGNORED = 2, N_FORWARDED = 4 };
+
+/* A handler has no context argument: this is the one place with state of its own. */
+static volatile sig_atomic_t forward_to;
+static struct sigaction saved_ignored[N_IGNORED], saved_forwarded[N_FORWARDED];
+
+static void forward(int sig, siginfo_t *info, void *context)
+{
+	int saved = errno;
+	(void)context;
+	pid_t pid = (pid_t)forward_to;
+	if (pid > 0 && info->si_code <= 0 && info->si_pid != pid)
+		kill(pid, sig);
+	errno = saved;
+}
+
+void ovm_launch_signals(pid_t pid)
+{
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	struct sigaction pass = {.sa_sigaction = forward, .sa_flags = SA_SIGINFO | SA_RESTART};
+	forward_to = pid;
+	for (int i = 0; i < N_IGNORED; i++)
+		sigaction(IGNORED[i], &ignore, &saved_ignored[i]);
+	for (int i = 0; i < N_FORWARDED; i++) {
+		sigaction(FORWARDED[i], NULL, &saved_forwarded[i]);
+		if (saved_forwarded[i].sa_handler != SIG_IGN) /* nohup */
+			sigaction(FORWARDED[i], &pass, NULL);
+	}
+}
+
+void ovm_launch_signals_release(void)
+{
+	if (!forward_to)
+		return;
+	forward_to = 0;
+	for (int i = 0; i < N_IGNORED; i++)
+		sigaction(IGNORED[i], &saved_ignored[i], NULL);
+	for (int i = 0; i < N_FORWARDED; i++)
+		sigaction(FORWARDED[i], &saved_forwarded[i], NULL);
+}
+
+int ovm_launch_exit_status(int wstatus)
+{
+	if (!WIFSIGNALED(wstatus))
+		return WEXITSTATUS(wstatus);
+	int sig = WTERMSIG(wstatus);
+	sigset_t set;
+	prctl(PR_SET_DUMPABLE, 0); /* one core file is enough */
+	signal(sig, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	raise(sig);
+	return 128 + sig; /* not reached but for signals that cannot kill us */
+}

@@ -1,0 +1,128 @@
+/* Record a program from its exec to its end.
+ *
+ *   fork, wait -> open the sampler on it -> exec -> drain, drain, drain ... it ends -> stop, last
+ * drain -> profile
+ *
+ * The program comes first: once it runs, nothing that goes wrong here may keep it from running to
+ * its end and giving its status. So a sampler that cannot be opened is a message, not a reason to
+ * give up.
+ */
+#define OVM_LOG_DOMAIN "record"
+#include "profiler/recorder.h"
+#include "base/log.h"
+#include "profiler/launch.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { DRAIN_MS = 100 };
+
+static double now_s(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* A copy of what the sampler counted; normalized. */
+static struct ovm_profile *take_profile(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
+{
+	struct ovm_profile *copy = ovm_profile_new();
+	ovm_sampler_stop(sampler);
+	ovm_sampler_drain(ctx, sampler, 0);
+	ovm_profile_merge(copy, ovm_sampler_profile(sampler));
+	return copy;
+}
+
+static int wait_unsampled(pid_t pid)
+{
+	int wstatus = 0;
+	while (waitpid(pid, &wstatus, 0) < 0 && errno == EINTR)
+		;
+	return wstatus;
+}
+
+/* Drain until the program ends; after @duration seconds the events are disabled and we only wait.
+ */
+static int sample_to_end(struct ovm_ctx *ctx, struct ovm_sampler *sampler, pid_t pid,
+			 double duration, struct ovm_profile **profile)
+{
+	double until = duration > 0 ? now_s() + duration : 0;
+	int wstatus = 0;
+	while (!ovm_sampler_wait(sampler, &wstatus)) {
+		if (until > 0 && now_s() >= until) {
+			*profile = take_profile(ctx, sampler);
+			return ovm_sampler_wait(sampler, &wstatus) ? wstatus : wait_unsampled(pid);
+		}
+		if (ovm_sampler_drain(ctx, sampler, DRAIN_MS))
+			return wait_unsampled(pid);
+	}
+	*profile = take_profile(ctx, sampler);
+	return wstatus;
+}
+
+int ovm_record_command(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
+		       char *const argv[], struct ovm_profile **profile, int *wstatus,
+		       int *exit_status)
+{
+	struct ovm_launch launch;
+	struct ovm_sampler *sampler = NULL;
+	struct ovm_profile *made = NULL;
+
+	*exit_status = 125;
+	int rc = ovm_launch_start(ctx, argv, &launch);
+	if (rc)
+		return rc;
+	ovm_launch_signals(launch.pid);
+	(void)ovm_sampler_open(ctx, &opts->sampler, launch.pid, false, &sampler);
+	struct ovm_ctx not_sampled = *ctx; /* kept: ctx->msg is needed if the exec fails as well */
+	rc = ovm_launch_go(ctx, &launch, exit_status);
+	if (!rc) {
+		if (!sampler)
+			*ctx = not_sampled;
+		*wstatus = sampler ? sample_to_end(ctx, sampler, launch.pid, opts->duration, &made)
+				   : wait_unsampled(launch.pid);
+		*profile = made;
+	}
+	ovm_sampler_close(sampler);
+	ovm_launch_signals_release();
+	return rc;
+}
+
+/* --- a running process
+ * --------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t is_asked_to_end; /* a handler has no context argument */
+
+static void ask_to_end(int sig)
+{
+	(void)sig;
+	is_asked_to_end = 1;
+}
+
+int ovm_record_process(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts, pid_t pid,
+		       struct ovm_profile **profile)
+{
+	struct ovm_sampler *sampler = NULL;
+	struct sigaction end = {.sa_handler = ask_to_end}, saved_int, saved_term;
+	int wstatus;
+	int rc = ovm_sampler_open(ctx, &opts->sampler, pid, true, &sampler);
+	if (rc)
+		return rc;
+	is_asked_to_end = 0;
+	sigaction(SIGINT, &end, &saved_int);
+	sigaction(SIGTERM, &end, &saved_term);
+	double until = opts->duration > 0 ? now_s() + opts->duration : 0;
+	while (!rc && !is_asked_to_end && !ovm_sampler_wait(sampler, &wstatus) &&
+	       (until <= 0 || now_s() < until))
+		rc = ovm_sampler_drain(ctx, sampler, DRAIN_MS);
+	if (!rc)
+		*profile = take_profile(ctx, sampler);
+	sigaction(SIGINT, &saved_int, NULL);
+	sigaction(SIGTERM, &saved_term, NULL);
+	ovm_sampler_close(sampler);
+	return rc;
+}

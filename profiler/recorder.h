@@ -1,0 +1,29 @@
+#ifndef OVM_RECORDER_H
+#define OVM_RECORDER_H
+/* The work of `optvm record`: launch or find a program, sample it to its end, hand out the profile.
+ */
+#include "profiler/sampler.h"
+
+struct ovm_recorder_opts {
+	struct ovm_sampler_opts sampler;
+	double duration; /* seconds of sampling, 0: until the program ends. A launched program then
+			    goes on unsampled */
+};
+
+/* Run @argv to its end and sample it and its children. *wstatus is the program's, from waitpid;
+ * *profile is the caller's (ovm_profile_free), NULL if sampling failed after the program was
+ * started.
+ *
+ * Returns 0 if the program ran. If something failed but the program ran all the same, ctx->err and
+ * ctx->msg say what (OVM_OK if nothing did). A failure is returned only if the program did not run:
+ * *exit_status is then 125, 126 or 127. */
+int ovm_record_command(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
+		       char *const argv[], struct ovm_profile **profile, int *wstatus,
+		       int *exit_status);
+
+/* Sample the running process @pid until it ends, the duration is over, or SIGINT or SIGTERM comes.
+ */
+int ovm_record_process(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts, pid_t pid,
+		       struct ovm_profile **profile);
+
+#endif

@@ -1,0 +1,114 @@
+#ifndef OVM_ELF_PRIVATE_H
+#define OVM_ELF_PRIVATE_H
+/* Shared by elf_plan.c, elf_segment.c, elf_sections.c and elf_write.c only.
+ *
+ *   input bytes (with edits)          new segment, R+X                                     tail,
+ * not loaded | ehdr phdrs .. text .. shdrs |   | pad note moved OVERLAY eh_frame_hdr undo | | map
+ * symtab strtab shstrtab shdrs | 0                          size   off = next page; va = next page
+ * above the image
+ */
+#include "rewriter/elf_write.h"
+
+#include <elf.h>
+
+enum { OVM_ELF_PAGE = 4096, OVM_ELF_PAD = 64, OVM_ELF_MAX_MOVES = 8 };
+
+enum ovm_elf_how { /* where the program header of the new segment comes from, best first */
+		   OVM_ELF_PT_NULL,  /* an unused one */
+		   OVM_ELF_PROPERTY, /* PT_GNU_PROPERTY's: redundant, PT_NOTE says the same */
+		   OVM_ELF_GROW, /* a new one: what follows the table is moved into the segment */
+		   OVM_ELF_NOTE, /* a PT_NOTE's that does not hold the build-id */
+		   OVM_ELF_BUILD_ID, /* the build-id's PT_NOTE; its bytes and section header stay */
+};
+
+/* The headers of one file, copied out after bounds checks. */
+struct ovm_elf_view {
+	const uint8_t *bytes; /* borrowed */
+	size_t size;
+	Elf64_Ehdr ehdr;
+	Elf64_Phdr *phdrs;
+	uint32_t n_phdrs;
+	Elf64_Shdr *shdrs; /* NULL if the file has no usable section headers */
+	uint32_t n_shdrs;
+};
+
+struct ovm_elf_move { /* a piece that stood behind the program headers */
+	uint64_t old_off, size, align;
+	uint64_t new_off; /* in the new file */
+	ovm_va old_va, new_va;
+	bool in_segment; /* false: it only slid inside the first page */
+};
+
+struct ovm_elf_plan {
+	enum ovm_elf_how how;
+	uint32_t victim; /* program header that is replaced, OVM_NONE for GROW */
+	ovm_va va;	 /* of the new segment, page aligned */
+	uint64_t off;	 /* in the new file, page aligned */
+	uint32_t note_size;
+	uint32_t overlay_off; /* from va; 64-byte aligned */
+	uint64_t table_end;   /* GROW: end of the bytes behind e_phoff that are rewritten */
+	struct ovm_elf_move moves[OVM_ELF_MAX_MOVES];
+	uint32_t n_moves;
+};
+
+int ovm_elf_view_init(struct ovm_ctx *ctx, const struct ovm_image *image,
+		      struct ovm_elf_view *view);
+void ovm_elf_view_fini(struct ovm_elf_view *view);
+int ovm_elf_plan_make(struct ovm_ctx *ctx, const struct ovm_image *image,
+		      const struct ovm_elf_view *view, struct ovm_elf_plan *plan);
+
+/* The bytes from e_phoff on as they must become (program headers, and for GROW what slid behind
+ * them), appended to @out. */
+void ovm_elf_new_phdrs(const struct ovm_elf_view *view, const struct ovm_elf_plan *plan,
+		       uint64_t segment_size, ovm_va eh_frame_hdr, uint64_t eh_frame_hdr_size,
+		       struct ovm_buf *out);
+
+struct ovm_elf_edit { /* bytes of the input that change */
+	uint64_t off;
+	uint32_t len;
+	size_t at; /* new bytes in edits.bytes */
+};
+
+struct ovm_elf_edits { /* ascending, disjoint */
+	OVM_VEC(struct ovm_elf_edit) v;
+	struct ovm_buf bytes;
+};
+
+/* What of the new segment stands before and after the overlay's own bytes. */
+struct ovm_elf_segment {
+	struct ovm_buf head, tail;
+	ovm_va eh_frame_hdr; /* merged; 0 if the input has none */
+	uint64_t eh_frame_hdr_size;
+	ovm_va undo;
+	uint64_t undo_size;
+	uint64_t size; /* head + overlay + tail */
+};
+
+/* New build-id of the same length as the old one, from the old one and all that is added. */
+void ovm_elf_new_build_id(const struct ovm_image *image, const struct ovm_overlay *overlay,
+			  uint8_t *id);
+
+uint32_t ovm_elf_note_size(void);
+
+/* Merged .eh_frame_hdr into the tail. Sizes are final but for the undo list. */
+void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_regions *regions,
+			 const struct ovm_overlay *overlay, struct ovm_elf_segment *segment);
+
+/* The undo list into the tail, then the head: padding, note, moved pieces. @new_id: bytes of the
+ * changed build-id. */
+void ovm_elf_segment_undo(const struct ovm_elf_view *view, const struct ovm_elf_edits *edits,
+			  const struct ovm_overlay *overlay, struct ovm_elf_segment *segment);
+void ovm_elf_segment_head(const struct ovm_image *image, const struct ovm_elf_view *view,
+			  const struct ovm_elf_plan *plan, const struct ovm_overlay *overlay,
+			  const char *profile_hash, const uint8_t *new_id,
+			  struct ovm_elf_segment *segment);
+
+/* Everything behind the segment: map, symbols, names, section headers. @at: file offset of the
+ * first byte of @out. Sets the section fields of @ehdr. Leaves @out empty if the input has no
+ * section headers. */
+void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *view,
+		      const struct ovm_elf_plan *plan, const struct ovm_regions *regions,
+		      const struct ovm_overlay *overlay, const struct ovm_elf_segment *segment,
+		      uint64_t at, Elf64_Ehdr *ehdr, struct ovm_buf *out);
+
+#endif

@@ -1,0 +1,492 @@
+/* Layout -> code bytes and map. Two steps with relax.c between them:
+ *
+ *   plan    each slot becomes a piece: how many instructions are copied, which branches end it,
+ * where these go write   copy the instructions (rule R3), fix displacements, write the branches,
+ * one map entry an instruction
+ *
+ * What changes against the original, and nothing else:
+ *   - a conditional branch may be inverted so that its likelier way is the next piece;
+ *   - a jmp to the next piece is left out, and a jmp is put where the fall-through successor is not
+ * the next piece;
+ *   - a branch to a block that is only `jmp X` goes to X;
+ *   - trailing nops of a block that falls through (the compiler's alignment of the next block) are
+ * left out;
+ *   - a jump table's load gets another displacement (tables.c).
+ */
+#include "rewriter/emit.h"
+#include "rewriter/fixup.h"
+#include "rewriter/relax.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_HOPS = 8 }; /* jmp -> jmp chains are followed this far */
+
+struct place { /* where control goes: a block of a cfg, or (bb OVM_NONE) just an address in the
+		  original */
+	uint32_t cfg, bb;
+	ovm_va va;
+};
+
+static struct place place_at(const struct ovm_program *program, ovm_va va)
+{
+	struct place none = {OVM_NONE, OVM_NONE, va};
+	uint32_t region = ovm_region_find(program->regions, va);
+	uint32_t cfg = region == OVM_NONE ? OVM_NONE : program->cfg_of_region[region];
+	if (cfg == OVM_NONE || !program->cfgs.v[cfg])
+		return none;
+	uint32_t bb = ovm_cfg_block_at(program->cfgs.v[cfg], va);
+	return bb == OVM_NONE ? none : (struct place){cfg, bb, va};
+}
+
+static struct place place_of_edge(const struct ovm_program *program, uint32_t cfg,
+				  const struct ovm_edge *edge)
+{
+	if (edge->dst == OVM_NONE)
+		return place_at(program, edge->to);
+	return (struct place){cfg, edge->dst, program->cfgs.v[cfg]->blocks[edge->dst].lo};
+}
+
+static const struct ovm_edge *edge_of_kind(const struct ovm_cfg *cfg, const struct ovm_block *block,
+					   enum ovm_edge_kind kind)
+{
+	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++)
+		if (cfg->edges[e].kind == (uint8_t)kind)
+			return &cfg->edges[e];
+	return NULL;
+}
+
+/* Skip blocks that are nothing but a direct jump. */
+static struct place follow(const struct ovm_program *program, struct place at)
+{
+	for (unsigned hop = 0; hop < MAX_HOPS && at.bb != OVM_NONE; hop++) {
+		const struct ovm_cfg *cfg = program->cfgs.v[at.cfg];
+		const struct ovm_block *block = &cfg->blocks[at.bb];
+		if (block->n_insns != 1 || cfg->insns[block->first_insn].kind != OVM_INSN_JMP)
+			break;
+		const struct ovm_edge *edge = edge_of_kind(cfg, block, OVM_EDGE_TAKEN);
+		at = edge ? place_of_edge(program, at.cfg, edge)
+			  : place_at(program, cfg->insns[block->first_insn].target);
+	}
+	return at;
+}
+
+static uint32_t slot_of_place(const struct ovm_emit_plan *plan, const struct place *at)
+{
+	return at->bb == OVM_NONE ? OVM_NONE : plan->slot_of[plan->cfg_base[at->cfg] + at->bb];
+}
+
+uint32_t ovm_emit_slot_at(const struct ovm_emit_plan *plan, ovm_va va)
+{
+	struct place at = place_at(plan->program, va);
+	return slot_of_place(plan, &at);
+}
+
+uint32_t ovm_emit_slot_through(const struct ovm_emit_plan *plan, ovm_va va, ovm_va *landed)
+{
+	struct place at = follow(plan->program, place_at(plan->program, va));
+	*landed = at.va;
+	return slot_of_place(plan, &at);
+}
+
+/* --- plan
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static uint32_t dest_of(struct ovm_emit_plan *plan, const struct place *at)
+{
+	uint32_t slot = slot_of_place(plan, at);
+	if (slot != OVM_NONE)
+		return slot;
+	ovm_vec_push(&plan->originals, at->va);
+	OVM_ASSERT(plan->originals.n < OVM_DEST_ORIGINAL);
+	return (plan->originals.n - 1) | OVM_DEST_ORIGINAL;
+}
+
+/* True if slot @i + 1 stands right behind slot @i and is a copy of @at. */
+static bool is_next(const struct ovm_emit_plan *plan, uint32_t i, const struct place *at)
+{
+	if (at->bb == OVM_NONE || i + 1 >= plan->layout->slots.n || i + 1 == plan->layout->n_hot)
+		return false;
+	const struct ovm_slot *next = &plan->layout->slots.v[i + 1];
+	return next->cfg == at->cfg && next->block == at->bb;
+}
+
+/* One way out of a block: where the original goes, and where that leads in the end. */
+struct way {
+	struct place at, end;
+	uint64_t count;
+	bool next; /* it is the next piece */
+};
+
+static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm_edge_kind kind,
+			  ovm_va to)
+{
+	const struct ovm_program *program = plan->program;
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = program->cfgs.v[slot->cfg];
+	const struct ovm_edge *edge = edge_of_kind(cfg, &cfg->blocks[slot->block], kind);
+	struct way way;
+	way.at =
+	    edge ? place_of_edge(program, slot->cfg, edge) : (struct place){OVM_NONE, OVM_NONE, to};
+	way.end = follow(program, way.at);
+	way.count = edge ? edge->count : 0;
+	way.next = is_next(plan, i, &way.at) || is_next(plan, i, &way.end);
+	return way;
+}
+
+static void end_jump(struct ovm_emit_plan *plan, uint32_t i, struct way way, uint8_t flags)
+{
+	struct ovm_piece *piece = &plan->pieces[i];
+	if (way.next) {
+		piece->flags |= OVM_PIECE_FALLS;
+		return;
+	}
+	piece->shape = OVM_SHAPE_JMP;
+	piece->flags |= flags;
+	piece->dest[0] = dest_of(plan, &way.end);
+}
+
+static void end_cond(struct ovm_emit_plan *plan, uint32_t i, uint8_t cc, struct way taken,
+		     struct way fall)
+{
+	struct ovm_piece *piece = &plan->pieces[i];
+	bool invert = !fall.next && (taken.next || fall.count > taken.count);
+	const struct way *first = invert ? &fall : &taken, *second = invert ? &taken : &fall;
+	piece->cc = invert ? cc ^ 1 : cc;
+	piece->flags |= invert ? OVM_PIECE_INVERTED : 0;
+	piece->shape = second->next ? OVM_SHAPE_JCC : OVM_SHAPE_JCC_JMP;
+	piece->flags |= second->next ? OVM_PIECE_FALLS : 0;
+	piece->dest[0] = dest_of(plan, &first->end);
+	if (!second->next)
+		piece->dest[1] = dest_of(plan, &second->end);
+}
+
+static void end_jcxz(struct ovm_emit_plan *plan, uint32_t i, uint8_t len, struct way taken,
+		     struct way fall)
+{
+	struct ovm_piece *piece = &plan->pieces[i];
+	piece->shape = OVM_SHAPE_JCXZ;
+	piece->cc = len;
+	piece->dest[0] = dest_of(plan, &fall.end);
+	piece->dest[1] = dest_of(plan, &taken.end);
+}
+
+static uint32_t drop_nops(const struct ovm_cfg *cfg, const struct ovm_block *block, uint32_t n)
+{
+	while (n && cfg->insns[block->first_insn + n - 1].kind == OVM_INSN_NOP)
+		n--;
+	return n;
+}
+
+static void plan_end(struct ovm_emit_plan *plan, uint32_t i)
+{
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
+	const struct ovm_block *block = &cfg->blocks[slot->block];
+	const struct ovm_insn *last = ovm_block_last(cfg, slot->block);
+	struct ovm_piece *piece = &plan->pieces[i];
+	piece->n_body = block->n_insns;
+	if (last->kind == OVM_INSN_JMP) {
+		piece->n_body--;
+		end_jump(plan, i, way_out(plan, i, OVM_EDGE_TAKEN, last->target), 0);
+	} else if (last->kind == OVM_INSN_JCC) {
+		piece->n_body--;
+		end_cond(plan, i, last->cc, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
+			 way_out(plan, i, OVM_EDGE_FALL, block->hi));
+	} else if (last->kind == OVM_INSN_JCXZ) {
+		piece->n_body--;
+		end_jcxz(plan, i, last->len, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
+			 way_out(plan, i, OVM_EDGE_FALL, block->hi));
+	} else if (!ovm_insn_is_end(last)) {
+		piece->n_body = drop_nops(cfg, block, piece->n_body);
+		end_jump(plan, i, way_out(plan, i, OVM_EDGE_FALL, block->hi), OVM_PIECE_SYNTH);
+	}
+}
+
+static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
+{
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
+	const struct ovm_block *block = &cfg->blocks[slot->block];
+	struct ovm_piece *piece = &plan->pieces[i];
+	uint32_t end = block->first_insn + piece->n_body;
+	if (!piece->n_body)
+		return;
+	const struct ovm_insn *last = &cfg->insns[end - 1];
+	piece->body = (uint32_t)(last->va.v + last->len - block->lo.v);
+	for (uint32_t t = ovm_tables_find(&plan->tables, slot->cfg, block->first_insn);
+	     t < plan->tables.loads.n; t++) {
+		const struct ovm_tables_load *load = &plan->tables.loads.v[t];
+		if (load->cfg != slot->cfg || load->insn >= end)
+			break;
+		const struct ovm_insn *insn = &cfg->insns[load->insn];
+		piece->body += ovm_fixup_table_load_len(insn) - insn->len;
+	}
+}
+
+static void index_slots(struct ovm_emit_plan *plan)
+{
+	const struct ovm_program *program = plan->program;
+	uint64_t n = 0;
+	plan->cfg_base = ovm_alloc_array(program->cfgs.n, sizeof(*plan->cfg_base));
+	for (uint32_t c = 0; c < program->cfgs.n; c++) {
+		plan->cfg_base[c] = (uint32_t)n;
+		n += program->cfgs.v[c] ? program->cfgs.v[c]->n_blocks : 0;
+	}
+	OVM_ASSERT(n < OVM_DEST_ORIGINAL && plan->layout->slots.n < OVM_DEST_ORIGINAL);
+	plan->slot_of = ovm_alloc_array(n, sizeof(*plan->slot_of));
+	memset(plan->slot_of, 0xff, n * sizeof(*plan->slot_of));
+	for (uint32_t i = plan->layout->slots.n; i-- > 0;) {
+		const struct ovm_slot *slot = &plan->layout->slots.v[i];
+		OVM_ASSERT(slot->cfg < program->cfgs.n && program->cfgs.v[slot->cfg] &&
+			   slot->block < program->cfgs.v[slot->cfg]->n_blocks);
+		plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
+	}
+}
+
+int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
+		       struct ovm_emit_plan *plan, struct ovm_bad *bad)
+{
+	*plan = (struct ovm_emit_plan){.program = program, .layout = layout};
+	index_slots(plan);
+	int rc = ovm_tables_plan(plan, &plan->tables, bad);
+	if (rc)
+		return rc;
+	plan->pieces = ovm_alloc_array(layout->slots.n, sizeof(*plan->pieces));
+	for (uint32_t i = 0; i < layout->slots.n; i++) {
+		plan_end(plan, i);
+		plan_body(plan, i);
+		if (plan->pieces[i].flags & OVM_PIECE_FALLS)
+			plan->pieces[i + 1].flags |= OVM_PIECE_FALLEN;
+	}
+	return 0;
+}
+
+void ovm_emit_plan_fini(struct ovm_emit_plan *plan)
+{
+	free(plan->pieces);
+	free(plan->cfg_base);
+	free(plan->slot_of);
+	ovm_vec_free(&plan->originals);
+	ovm_tables_fini(&plan->tables);
+	*plan = (struct ovm_emit_plan){0};
+}
+
+/* --- write
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct writer {
+	const struct ovm_emit_plan *plan;
+	ovm_va base;
+	uint32_t tables_off;
+	uint8_t *bytes;
+	struct ovm_map *map;
+	uint32_t off;	/* next byte */
+	uint16_t extra; /* OVM_MAP_DUPLICATE while writing a second copy */
+};
+
+static void map_add(struct writer *w, ovm_va old, uint32_t new_len, uint32_t old_len,
+		    uint16_t flags)
+{
+	ovm_vec_push(&w->map->v,
+		     (struct ovm_map_entry){old, w->off, (uint8_t)new_len, (uint8_t)old_len,
+					    (uint16_t)(flags | w->extra)});
+	w->off += new_len;
+}
+
+static void write_padding(struct writer *w, const struct ovm_piece *piece, ovm_va next)
+{
+	bool fallen = piece->flags & OVM_PIECE_FALLEN;
+	if (!piece->pad)
+		return;
+	if (fallen)
+		ovm_fixup_nops(w->bytes + w->off, piece->pad);
+	else
+		memset(w->bytes + w->off, 0xcc, piece->pad); /* int3 */
+	map_add(w, next, piece->pad, 0, fallen ? OVM_MAP_PAD | OVM_MAP_SYNTH : OVM_MAP_PAD);
+}
+
+static uint16_t insn_map_flags(const struct ovm_insn *insn)
+{
+	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND)
+		return OVM_MAP_CALL;
+	return insn->kind == OVM_INSN_SYSCALL ? OVM_MAP_SYSCALL : 0;
+}
+
+static ovm_va call_target(const struct writer *w, ovm_va target)
+{
+	uint32_t slot = ovm_emit_slot_at(w->plan, target);
+	return slot == OVM_NONE ? target : ovm_va_add(w->base, w->plan->pieces[slot].off);
+}
+
+/* Copy one instruction; @load is its index in tables.loads or OVM_NONE. */
+static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
+				  const uint8_t *from, uint32_t load)
+{
+	uint8_t copy[32];
+	unsigned len = insn->len;
+	memcpy(copy, from, len);
+	if (load != OVM_NONE)
+		len = ovm_fixup_table_load(insn, copy,
+					   ovm_tables_delta(w->plan, w->base, w->tables_off, load));
+	if (!len)
+		return OVM_REFUSE_OUT_OF_RANGE;
+	ovm_va next = ovm_va_add(w->base, w->off + len);
+	bool direct = insn->kind == OVM_INSN_CALL;
+	if (direct || (insn->flags & OVM_INSN_RIP_REL)) {
+		if (insn->disp_len != 4 || insn->disp_off + 4u > len)
+			return OVM_REFUSE_SPECIAL_INSN;
+		if (!ovm_fixup_rel32(copy + insn->disp_off, next,
+				     direct ? call_target(w, insn->target) : insn->target))
+			return OVM_REFUSE_OUT_OF_RANGE;
+	}
+	memcpy(w->bytes + w->off, copy, len);
+	map_add(w, insn->va, len, insn->len, insn_map_flags(insn));
+	return OVM_REFUSE_NONE;
+}
+
+static enum ovm_refusal write_body(struct writer *w, uint32_t i, const uint8_t *from)
+{
+	const struct ovm_emit_plan *plan = w->plan;
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
+	const struct ovm_block *block = &cfg->blocks[slot->block];
+	const struct ovm_tables_load *loads = plan->tables.loads.v;
+	uint32_t t = ovm_tables_find(&plan->tables, slot->cfg, block->first_insn);
+	for (uint32_t k = block->first_insn; k < block->first_insn + plan->pieces[i].n_body; k++) {
+		const struct ovm_insn *insn = &cfg->insns[k];
+		bool is_load =
+		    t < plan->tables.loads.n && loads[t].cfg == slot->cfg && loads[t].insn == k;
+		enum ovm_refusal why =
+		    copy_insn(w, insn, from + (insn->va.v - block->lo.v), is_load ? t : OVM_NONE);
+		if (why != OVM_REFUSE_NONE)
+			return why;
+		t += is_load;
+	}
+	OVM_ASSERT(w->off == plan->pieces[i].off + plan->pieces[i].body);
+	return OVM_REFUSE_NONE;
+}
+
+/* Branch @k of a piece: jcc if @cc < 16, else jmp. Maps to @old; @old_len 0: the jump is ours. */
+static bool write_branch(struct writer *w, const struct ovm_piece *piece, unsigned k, unsigned cc,
+			 ovm_va old, uint32_t old_len)
+{
+	uint32_t dest = piece->dest[k], len = ovm_branch_len(piece, k);
+	ovm_va to = dest & OVM_DEST_ORIGINAL ? w->plan->originals.v[dest & ~OVM_DEST_ORIGINAL]
+					     : ovm_va_add(w->base, w->plan->pieces[dest].off);
+	ovm_va next = ovm_va_add(w->base, w->off + len);
+	uint8_t *at = w->bytes + w->off;
+	if (len == 2) {
+		at[0] = cc < 16 ? (uint8_t)(0x70 | cc) : 0xeb;
+		at[1] = (uint8_t)(to.v - next.v);
+	} else {
+		if (cc < 16)
+			*at++ = 0x0f;
+		*at++ = cc < 16 ? (uint8_t)(0x80 | cc) : 0xe9;
+		if (!ovm_fixup_rel32(at, next, to))
+			return false;
+	}
+	map_add(w, old, len, old_len, old_len ? 0 : OVM_MAP_SYNTH);
+	return true;
+}
+
+static bool write_jcxz(struct writer *w, const struct ovm_piece *piece, const struct ovm_insn *last,
+		       const uint8_t *from, ovm_va fall)
+{
+	uint8_t *at = w->bytes + w->off;
+	if (last->disp_len != 1 || last->disp_off >= last->len)
+		return false;
+	memcpy(at, from, last->len);
+	at[last->disp_off] = (uint8_t)ovm_branch_len(piece, 0);
+	map_add(w, last->va, last->len, last->len, 0);
+	return write_branch(w, piece, 0, 16, fall, 0) &&
+	       write_branch(w, piece, 1, 16, last->target, 0);
+}
+
+static bool write_end(struct writer *w, uint32_t i, const uint8_t *from)
+{
+	const struct ovm_piece *piece = &w->plan->pieces[i];
+	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = w->plan->program->cfgs.v[slot->cfg];
+	const struct ovm_block *block = &cfg->blocks[slot->block];
+	const struct ovm_insn *last = ovm_block_last(cfg, slot->block);
+	switch ((enum ovm_shape)piece->shape) {
+	case OVM_SHAPE_NONE:
+		return true;
+	case OVM_SHAPE_JMP:
+		if (!(piece->flags & OVM_PIECE_SYNTH))
+			return write_branch(w, piece, 0, 16, last->va, last->len);
+		/* about to execute the nops that were left out, or what follows */
+		return write_branch(w, piece, 0, 16,
+				    piece->n_body < block->n_insns
+					? cfg->insns[block->first_insn + piece->n_body].va
+					: block->hi,
+				    0);
+	case OVM_SHAPE_JCC:
+		return write_branch(w, piece, 0, piece->cc, last->va, last->len);
+	case OVM_SHAPE_JCC_JMP:
+		return write_branch(w, piece, 0, piece->cc, last->va, last->len) &&
+		       write_branch(w, piece, 1, 16,
+				    piece->flags & OVM_PIECE_INVERTED ? last->target : block->hi,
+				    0);
+	case OVM_SHAPE_JCXZ:
+		return write_jcxz(w, piece, last, from + (last->va.v - block->lo.v), block->hi);
+	}
+	return false;
+}
+
+static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
+{
+	const struct ovm_emit_plan *plan = w->plan;
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_block *block = &plan->program->cfgs.v[slot->cfg]->blocks[slot->block];
+	const uint8_t *from =
+	    ovm_image_code(plan->program->image, block->lo, block->hi.v - block->lo.v);
+	if (!from)
+		return OVM_REFUSE_NOT_IN_TEXT;
+	w->extra =
+	    plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] == i ? 0 : OVM_MAP_DUPLICATE;
+	write_padding(w, &plan->pieces[i], block->lo);
+	enum ovm_refusal why = write_body(w, i, from);
+	if (why != OVM_REFUSE_NONE)
+		return why;
+	return write_end(w, i, from) ? OVM_REFUSE_NONE : OVM_REFUSE_OUT_OF_RANGE;
+}
+
+/* Exact number of map entries, so that the largest array is not grown by copying. */
+static uint64_t count_entries(const struct ovm_emit_plan *plan)
+{
+	uint64_t n = 0;
+	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
+		const struct ovm_piece *piece = &plan->pieces[i];
+		n += piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
+		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ);
+	}
+	return n;
+}
+
+int ovm_emit_write(const struct ovm_emit_plan *plan, ovm_va base, uint32_t tables_off,
+		   uint8_t *bytes, struct ovm_map *map, struct ovm_bad *bad)
+{
+	struct writer w = {plan, base, tables_off, bytes, map, 0, 0};
+	uint64_t n = count_entries(plan);
+	OVM_ASSERT(map->v.n == 0 && n < UINT32_MAX);
+	map->v.v = ovm_realloc_array(map->v.v, n, sizeof(map->v.v[0]));
+	map->v.cap = (uint32_t)n;
+	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
+		if (i == plan->layout->n_hot) {
+			memset(bytes + w.off, 0xcc, plan->cold_off - w.off);
+			w.off = plan->cold_off;
+		}
+		OVM_ASSERT(w.off + plan->pieces[i].pad == plan->pieces[i].off);
+		enum ovm_refusal why = write_piece(&w, i);
+		if (why == OVM_REFUSE_NONE)
+			continue;
+		*bad = (struct ovm_bad){plan->layout->slots.v[i].cfg, why};
+		return OVM_REFUSED;
+	}
+	OVM_ASSERT(map->v.n == n);
+	return 0;
+}

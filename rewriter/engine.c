@@ -1,0 +1,216 @@
+/* Profile and image in, proved overlay out.
+ *
+ *   regions -> program (choose, graphs, weights, xrefs) -> two decoders agree -> [ layout ->
+ * overlay -> check ] -> done ^                          |
+ *                                                             +--- drop what failed -----+
+ *
+ * A graph that cannot be emitted, or whose copy the checker cannot prove, is dropped with its
+ * reason and the rest built again. Others' direct branches to it then go to the original, so
+ * dropping is always safe. Failures are rare; the number of rounds is bounded and beyond it nothing
+ * is copied.
+ */
+#define OVM_LOG_DOMAIN "engine"
+#include "rewriter/engine.h"
+#include "base/log.h"
+#include "rewriter/check.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { MAX_ROUNDS = 64 };
+
+struct stopwatch {
+	struct timespec last;
+};
+
+static double lap_ms(struct stopwatch *watch)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	double ms = (double)(now.tv_sec - watch->last.tv_sec) * 1e3 +
+		    (double)(now.tv_nsec - watch->last.tv_nsec) / 1e6;
+	watch->last = now;
+	return ms;
+}
+
+static void refuse_skipped(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
+			   struct ovm_regions *regions)
+{
+	for (uint32_t i = 0; opts->skip_region && i < regions->v.n; i++)
+		if (opts->skip_region[i])
+			ovm_region_refuse(ctx, regions, i, OVM_REFUSE_UNWIND_HOOK);
+}
+
+/* Rule R8: what only one decoder understands is not copied. */
+static void drop_disagreeing(struct ovm_ctx *ctx, struct ovm_engine *engine)
+{
+	for (uint32_t c = 0; c < engine->program.cfgs.n; c++) {
+		const struct ovm_cfg *cfg = engine->program.cfgs.v[c];
+		if (cfg && ovm_check_decoders(engine->image, cfg->insns, cfg->n_insns))
+			ovm_program_drop(ctx, &engine->program, c, OVM_REFUSE_DECODERS_DISAGREE);
+	}
+}
+
+static uint32_t count_selected(const struct ovm_program *program)
+{
+	uint32_t n = 0;
+	for (uint32_t c = 0; c < program->cfgs.n; c++)
+		n += program->cfgs.v[c] ? program->cfgs.v[c]->n_regions : 0;
+	return n;
+}
+
+static void drop_all(struct ovm_ctx *ctx, struct ovm_program *program, enum ovm_refusal why)
+{
+	for (uint32_t c = 0; c < program->cfgs.n; c++)
+		if (program->cfgs.v[c])
+			ovm_program_drop(ctx, program, c, why);
+}
+
+/* The cfg that contains the original address @va, OVM_NONE. */
+static uint32_t cfg_at(const struct ovm_engine *engine, ovm_va va)
+{
+	uint32_t region = ovm_region_find(&engine->regions, va);
+	uint32_t cfg = region == OVM_NONE ? OVM_NONE : engine->program.cfg_of_region[region];
+	return cfg == OVM_NONE || !engine->program.cfgs.v[cfg] ? OVM_NONE : cfg;
+}
+
+static void discard(struct ovm_engine *engine)
+{
+	ovm_overlay_fini(&engine->overlay);
+	ovm_layout_fini(&engine->layout);
+	engine->layout = (struct ovm_layout){0};
+}
+
+static int build(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts, struct ovm_engine *engine,
+		 uint32_t *bad_cfg, enum ovm_refusal *why)
+{
+	struct ovm_overlay_opts overlay_opts = {.base = opts->base};
+	struct stopwatch watch = {0};
+	lap_ms(&watch);
+	ovm_layout_build(ctx, &engine->program, &opts->layout, &engine->layout);
+	ovm_log(OVM_LOG_INFO, "layout: %u blocks, %u hot, %.1f ms", engine->layout.slots.n,
+		engine->layout.n_hot, lap_ms(&watch));
+	if (!engine->layout.slots.n)
+		return 0;
+	int rc = ovm_overlay_build(ctx, &engine->program, &engine->layout, &overlay_opts,
+				   &engine->overlay, bad_cfg, why);
+	if (rc == OVM_REFUSED)
+		ovm_log(OVM_LOG_INFO, "overlay: graph %u refused: %s", *bad_cfg,
+			ovm_refusal_id(*why));
+	else if (rc == 0)
+		ovm_log(OVM_LOG_INFO, "overlay: %u bytes, %u instructions, %u patches, %.1f ms",
+			engine->overlay.size, engine->overlay.n_insns, engine->overlay.patches.n,
+			lap_ms(&watch));
+	return rc;
+}
+
+static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_cfg)
+{
+	struct ovm_check_result result = {0};
+	struct stopwatch watch = {0};
+	lap_ms(&watch);
+	int rc = ovm_check(ctx, engine->image, &engine->regions, &engine->overlay, &result);
+	if (rc == OVM_REFUSED) {
+		*bad_cfg = cfg_at(engine, result.bad_old);
+		engine->stats.n_dropped_by_checker++;
+		ovm_log(OVM_LOG_WARN, "check: 0x%llx, overlay +0x%x: %s",
+			(unsigned long long)result.bad_old.v, result.bad_off, result.reason);
+	} else if (rc == 0) {
+		engine->stats.n_pairs = result.n_pairs;
+		ovm_log(OVM_LOG_INFO, "check: %llu pairs proved, %.1f ms",
+			(unsigned long long)result.n_pairs, lap_ms(&watch));
+	}
+	return rc;
+}
+
+/* Build and check until nothing fails. */
+static int build_proved(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
+			struct ovm_engine *engine)
+{
+	for (unsigned round = 0; round < MAX_ROUNDS; round++) {
+		uint32_t bad = OVM_NONE;
+		enum ovm_refusal why = OVM_REFUSE_CHECKER;
+		int rc = build(ctx, opts, engine, &bad, &why);
+		if (rc == 0 && engine->overlay.map.v.n)
+			rc = check(ctx, engine, &bad);
+		if (rc == 0 || rc < 0)
+			return rc;
+		discard(engine);
+		if (bad == OVM_NONE)
+			break;
+		ovm_program_drop(ctx, &engine->program, bad, why);
+	}
+	drop_all(ctx, &engine->program, OVM_REFUSE_CHECKER);
+	return 0;
+}
+
+static void count_samples(const struct ovm_prof_module *module, struct ovm_engine *engine)
+{
+	struct ovm_engine_stats *stats = &engine->stats;
+	if (!module)
+		return;
+	stats->samples = ovm_prof_module_samples(module);
+	for (uint32_t i = 0; i < module->samples.n; i++) {
+		const struct ovm_prof_sample *sample = &module->samples.v[i];
+		if (ovm_region_find(&engine->regions, sample->va) == OVM_NONE)
+			continue;
+		stats->samples_in_regions += sample->count;
+		if (cfg_at(engine, sample->va) != OVM_NONE)
+			stats->samples_covered += sample->count;
+	}
+}
+
+static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+			  struct ovm_engine *engine)
+{
+	struct stopwatch watch = {0};
+	lap_ms(&watch);
+	int rc = ovm_regions_build(ctx, engine->image, &engine->regions);
+	if (rc)
+		return rc;
+	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
+	refuse_skipped(ctx, opts, &engine->regions);
+	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
+			       opts->uniform ? NULL : module, opts->share, opts->is_live,
+			       &engine->program);
+	if (rc)
+		return rc;
+	engine->stats.n_selected = count_selected(&engine->program);
+	ovm_log(OVM_LOG_INFO, "program: %u graphs, %u regions, %.1f ms", engine->program.cfgs.n,
+		engine->stats.n_selected, lap_ms(&watch));
+	drop_disagreeing(ctx, engine);
+	ovm_log(OVM_LOG_INFO, "decoders compared, %.1f ms", lap_ms(&watch));
+	return 0;
+}
+
+int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
+		   const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+		   struct ovm_engine *out)
+{
+	*out = (struct ovm_engine){.image = image};
+	int rc = OVM_REFUSED;
+	if (!module && !opts->uniform)
+		return rc;
+	rc = select_regions(ctx, dec, module, opts, out);
+	if (!rc)
+		rc = build_proved(ctx, opts, out);
+	if (rc) {
+		ovm_engine_fini(out);
+		return rc;
+	}
+	count_samples(module, out);
+	out->stats.n_copied = out->overlay.n_regions;
+	out->stats.score_ratio =
+	    out->layout.score_original > 0 ? out->layout.score / out->layout.score_original : 1.0;
+	return out->overlay.n_insns ? 0 : OVM_REFUSED;
+}
+
+void ovm_engine_fini(struct ovm_engine *engine)
+{
+	ovm_overlay_fini(&engine->overlay);
+	ovm_layout_fini(&engine->layout);
+	ovm_program_fini(&engine->program);
+	ovm_regions_free(&engine->regions);
+	*engine = (struct ovm_engine){0};
+}

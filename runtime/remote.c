@@ -1,0 +1,245 @@
+/* Making the target call mmap, without ever having its registers in our hands.
+ *
+ * The usual way (save registers, point them at a syscall, run to a trap, restore) has a window in which only the tracer
+ * knows the program's registers: kill -9 then ruins the program. So the saving and restoring is done by the
+ * target itself, in a stub, and the one thing we change is rip, once:
+ *
+ *   stub:   syscall                      <- never entered normally, see below
+ *   start:  save flags and registers below the red zone
+ *           for each call in the table: load registers, syscall
+ *           restore
+ *           jmp *resume(%rip)            <- where the thread was
+ *
+ * From the instant rip points at start the stub needs nobody. If we die before, the bytes are dead bytes; after, the thread
+ * runs through and is back. What it did shows in /proc/PID/maps.
+ *
+ * The stub stands in the tail of the last page of some code segment: the file ends, the page goes on, with zeros nobody refers
+ * to. Such a tail is there before we have any memory of our own, and a write to it copies one page.
+ *
+ * Which thread? One in user mode. A thread blocked in a system call would take the stub only when that call returns: the kernel
+ * restarts it by stepping rip back by two, on the `syscall` that stands before start for just this purpose (so even this
+ * would be correct), but we would wait for hours. A program that never runs user code needs no optimizing.
+ */
+#define OVM_LOG_DOMAIN "remote"
+#include "runtime/remote.h"
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+enum {
+	PAGE = 4096,
+	ENTRY = 2,           /* offset of start: after the syscall instruction */
+	TAIL_MARGIN = 16,    /* left alone right behind the segment's last byte */
+	STOP_MS = 50,        /* for one thread to report */
+	MAX_STUB = 256 + OVM_REMOTE_MAX_CALLS * 56,
+};
+
+/* Displacements and jump distances are fixed: the two halves are one piece of code. */
+static const uint8_t stub_code[] = {
+	0x0f, 0x05,                                     /* syscall */
+	0x48, 0x8d, 0xa4, 0x24, 0x00, 0xff, 0xff, 0xff, /* lea -256(%rsp),%rsp */
+	0x9c,                                           /* pushfq */
+	0xfc,                                           /* cld */
+	0x50, 0x53, 0x51, 0x52, 0x56, 0x57,             /* push %rax, %rbx, %rcx, %rdx, %rsi, %rdi */
+	0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53, /* push %r8, %r9, %r10, %r11 */
+	0x48, 0x8d, 0x1d, 0x4e, 0x00, 0x00, 0x00,       /* lea table(%rip),%rbx */
+	0x48, 0x8b, 0x03,                               /* next: mov (%rbx),%rax */
+	0x48, 0x83, 0xf8, 0xff,                         /* cmp $-1,%rax */
+	0x74, 0x20,                                     /* je done */
+	0x48, 0x8b, 0x7b, 0x08,                         /* mov 8(%rbx),%rdi */
+	0x48, 0x8b, 0x73, 0x10,                         /* mov 16(%rbx),%rsi */
+	0x48, 0x8b, 0x53, 0x18,                         /* mov 24(%rbx),%rdx */
+	0x4c, 0x8b, 0x53, 0x20,                         /* mov 32(%rbx),%r10 */
+	0x4c, 0x8b, 0x43, 0x28,                         /* mov 40(%rbx),%r8 */
+	0x4c, 0x8b, 0x4b, 0x30,                         /* mov 48(%rbx),%r9 */
+	0x0f, 0x05,                                     /* syscall */
+	0x48, 0x83, 0xc3, 0x38,                         /* add $56,%rbx */
+	0xeb, 0xd7,                                     /* jmp next */
+	0x41, 0x5b, 0x41, 0x5a, 0x41, 0x59, 0x41, 0x58, /* done: pop %r11, %r10, %r9, %r8 */
+	0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,             /* pop %rdi, %rsi, %rdx, %rcx, %rbx, %rax */
+	0x9d,                                           /* popfq */
+	0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* lea 256(%rsp),%rsp */
+	0xff, 0x25, 0x00, 0x00, 0x00, 0x00,             /* jmp *resume(%rip) */
+	/* resume: .quad pc */
+	/* table:  .quad nr, arg0..arg5 for each call; .quad -1 */
+};
+
+uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls, uint32_t n, ovm_rta pc)
+{
+	if (n > OVM_REMOTE_MAX_CALLS)
+		return 0;
+	uint32_t need = (uint32_t)sizeof(stub_code) + 8 + n * 56 + 8;
+	if (size < need)
+		return 0;
+	memcpy(to, stub_code, sizeof(stub_code));
+	uint8_t *p = to + sizeof(stub_code);
+	ovm_put64(p, pc.v);
+	p += 8;
+	for (uint32_t i = 0; i < n; i++, p += 56) {
+		ovm_put64(p, calls[i].nr);
+		for (uint32_t k = 0; k < 6; k++)
+			ovm_put64(p + 8 + 8 * k, calls[i].arg[k]);
+	}
+	ovm_put64(p, UINT64_MAX);
+	return need;
+}
+
+struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size)
+{
+	return (struct ovm_remote_call){
+		.nr = SYS_mmap,
+		.arg = {at.v, size, PROT_READ | PROT_EXEC,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0},
+	};
+}
+
+/* The zero bytes between the end of an executable segment's file bytes and the end of its last page. */
+static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map, const struct ovm_live_module *module,
+		      const struct ovm_live_segment *seg, uint32_t need, struct ovm_remote *out)
+{
+	if (!seg->is_exec || seg->is_writable || seg->filesz != seg->memsz)
+		return false;
+	uint64_t end = seg->va.v + seg->filesz + module->bias;
+	uint64_t at = (end + TAIL_MARGIN + 15) & ~UINT64_C(15);
+	uint64_t page_end = (end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+	if (at >= page_end || page_end - at < need)
+		return false;
+	if (!ovm_livemap_covers(map, ovm_rta_of(at), ovm_rta_of(page_end), OVM_PROT_R | OVM_PROT_X, module->inode))
+		return false;
+	uint8_t bytes[PAGE];
+	if (!ovm_mem_read(tracee, ovm_rta_of(end), bytes, page_end - end))
+		return false;
+	for (uint64_t i = 0; i < page_end - end; i++)
+		if (bytes[i])
+			return false;
+	*out = (struct ovm_remote){.at = {at}, .size = need};
+	return true;
+}
+
+static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map, uint32_t need, struct ovm_remote *out)
+{
+	for (uint32_t m = 0; m < map->modules.n; m++) {
+		const struct ovm_live_module *module = &map->modules.v[m];
+		for (uint32_t s = 0; s < module->segments.n; s++)
+			if (find_tail(tracee, map, module, &module->segments.v[s], need, out))
+				return true;
+	}
+	return false;
+}
+
+static struct ovm_thread *stopped_thread(struct ovm_tracee *tracee, pid_t tid)
+{
+	for (uint32_t i = 0; i < tracee->threads.n; i++)
+		if (tracee->threads.v[i].tid == tid && tracee->threads.v[i].state == OVM_THREAD_STOPPED)
+			return &tracee->threads.v[i];
+	return NULL;
+}
+
+/* Stop @tid; if it may be sent through the stub, do so. Returns 1 if sent, 0 if it is not suitable now, else a failure. */
+static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid, const struct ovm_remote_call *calls,
+		      uint32_t n, const struct ovm_remote *room)
+{
+	int rc = ovm_tracee_stop_one(ctx, tracee, tid, STOP_MS);
+	if (rc == OVM_E_TARGET || (rc == OVM_E_GONE && !tracee->ended))
+		return 0; /* in vfork or uninterruptible, or this thread ended: another one, or later */
+	if (rc)
+		return rc;
+	struct ovm_thread *thread = stopped_thread(tracee, tid);
+	if (thread && !ovm_thread_restarts(thread) && !ovm_thread_in_rseq(tracee, thread)) {
+		uint8_t stub[MAX_STUB];
+		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, ovm_rta_of(thread->regs.rip));
+		OVM_ASSERT(size == room->size);
+		if (ovm_mem_write(tracee, room->at, stub, size))
+			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room->at.v + ENTRY)) ? 1 : 0;
+		else
+			rc = ovm_fail(ctx, OVM_E_TARGET, "cannot write into code of process %d (proc_mem.force_override?)",
+				      (int)tracee->pid);
+	}
+	ovm_tracee_resume(tracee);
+	return rc;
+}
+
+static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_remote_call *calls, uint32_t n,
+			 const struct ovm_remote *room, double deadline)
+{
+	for (;;) {
+		pid_t *tids;
+		uint32_t n_tids = ovm_tracee_tids(tracee->pid, &tids);
+		int rc = n_tids ? 0 : ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid);
+		for (uint32_t i = 0; i < n_tids && rc == 0; i++)
+			rc = try_thread(ctx, tracee, tids[i], calls, n, room);
+		free(tids);
+		if (rc)
+			return rc > 0 ? 0 : rc;
+		if (ovm_now_ms() > deadline)
+			return ovm_fail(ctx, OVM_E_TARGET, "process %d: no thread ran user code", (int)tracee->pid);
+		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+		ovm_tracee_service(tracee);
+	}
+}
+
+static bool all_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *calls, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (calls[i].nr != SYS_mmap)
+			continue;
+		if (!ovm_livemap_covers(map, ovm_rta_of(calls[i].arg[0]),
+					ovm_rta_of(calls[i].arg[0] + calls[i].arg[1]), OVM_PROT_R | OVM_PROT_X, 0))
+			return false;
+	}
+	return true;
+}
+
+static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_remote_call *calls, uint32_t n,
+		       double deadline)
+{
+	for (;;) {
+		struct ovm_livemap now = {0};
+		int rc = ovm_livemap_read(ctx, tracee->pid, &now);
+		bool done = rc == 0 && all_mapped(&now, calls, n);
+		ovm_livemap_fini(&now);
+		if (rc || done)
+			return rc;
+		if (ovm_now_ms() > deadline)
+			return ovm_fail(ctx, OVM_E_TARGET, "process %d could not map memory for optimized code",
+					(int)tracee->pid);
+		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
+		ovm_tracee_service(tracee);
+	}
+}
+
+int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
+		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms, struct ovm_remote *out)
+{
+	*out = (struct ovm_remote){0};
+	int rc = ovm_tracee_open_mem(ctx, tracee);
+	if (rc)
+		return rc;
+	uint8_t probe[MAX_STUB];
+	uint32_t need = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0));
+	if (!need)
+		return ovm_fail(ctx, OVM_E_INTERNAL, "%u remote calls are too many", n);
+	struct ovm_remote room;
+	if (!find_room(tracee, map, need, &room))
+		return ovm_fail(ctx, OVM_E_TARGET, "no unused code bytes in process %d for a %u byte stub",
+				(int)tracee->pid, need);
+	double deadline = ovm_now_ms() + timeout_ms;
+	rc = send_a_thread(ctx, tracee, calls, n, &room, deadline);
+	if (rc)
+		return rc;
+	*out = room;
+	ovm_log(OVM_LOG_DEBUG, "stub of %u bytes at 0x%llx", room.size, (unsigned long long)room.at.v);
+	return wait_mapped(ctx, tracee, calls, n, deadline);
+}
+
+void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote)
+{
+	uint8_t zeros[MAX_STUB] = {0};
+	if (remote->size && !ovm_mem_write(tracee, remote->at, zeros, remote->size))
+		ovm_log(OVM_LOG_WARN, "cannot clear the stub at 0x%llx", (unsigned long long)remote->at.v);
+	*remote = (struct ovm_remote){0};
+}
