@@ -70,6 +70,11 @@ struct ovm_cfg {
 	struct ovm_jumptable *tables;
 	uint32_t n_tables;
 	uint32_t n_unknown_jumps;
+	uint32_t *by_va;     /* [n_blocks]: block indices sorted by lo */
+	uint32_t *first_pred;/* [n_blocks + 1]: preds[first_pred[bb]..first_pred[bb + 1]) are the edges into block bb */
+	uint32_t *preds;     /* edge indices, ascending for each block */
+	bool has_unseen_entries; /* an unknown jump, or a region outside with edges into the middle: blocks may be entered along
+				  * edges that are not here */
 	uint64_t samples;    /* PC samples in the group */
 	bool has_counts;     /* weight.c has run */
 	struct ovm_arena arena;

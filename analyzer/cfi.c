@@ -1,16 +1,17 @@
 /* Call-frame information: programs in, rows out.
  *
- * A CFI program is a delta code over code addresses. To lay copied code out in another order we need the state, not the
- * deltas, at every instruction. So each program is run once and every distinct state becomes a row with an id:
+ * A CFI program is a delta code over code addresses. To lay copied code out in another order we
+ * need the state, not the deltas, at every instruction. So each program is run once and every
+ * distinct state becomes a row with an id:
  *
  *   DW_CFA_def_cfa rsp+8; offset ra,-8     row 1        (the CIE's part, common to all its FDEs)
  *   advance 1; def_cfa_offset 16           row 2 from 1
  *   advance 3; offset rbp,-16              row 3 from 4
  *   advance 9; restore_state               row 1 from 13
  *
- * Rows repeat a lot (some hundred for 50,000 FDEs), hence the hash table. remember_state keeps no argument size, as in
- * libgcc. Registers above the return address (vector registers of foreign ABIs) have no column: refused.
- * References: DWARF 4, 6.4.2 and 7.23; LSB 5, "DWARF Extensions".
+ * Rows repeat a lot (some hundred for 50,000 FDEs), hence the hash table. remember_state keeps no
+ * argument size, as in libgcc. Registers above the return address (vector registers of foreign
+ * ABIs) have no column: refused. References: DWARF 4, 6.4.2 and 7.23; LSB 5, "DWARF Extensions".
  */
 #include "analyzer/cfi.h"
 #include "analyzer/refuse.h"
@@ -19,40 +20,42 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { /* DW_CFA_* */
-	ADVANCE_LOC = 0x40, /* these three carry their operand in the low 6 bits */
-	OFFSET = 0x80,
-	RESTORE = 0xc0,
-	NOP = 0x00,
-	SET_LOC = 0x01,
-	ADVANCE_LOC1 = 0x02,
-	ADVANCE_LOC2 = 0x03,
-	ADVANCE_LOC4 = 0x04,
-	OFFSET_EXTENDED = 0x05,
-	RESTORE_EXTENDED = 0x06,
-	UNDEFINED = 0x07,
-	SAME_VALUE = 0x08,
-	REGISTER = 0x09,
-	REMEMBER_STATE = 0x0a,
-	RESTORE_STATE = 0x0b,
-	DEF_CFA = 0x0c,
-	DEF_CFA_REGISTER = 0x0d,
-	DEF_CFA_OFFSET = 0x0e,
-	DEF_CFA_EXPRESSION = 0x0f,
-	EXPRESSION = 0x10,
-	OFFSET_EXTENDED_SF = 0x11,
-	DEF_CFA_SF = 0x12,
-	DEF_CFA_OFFSET_SF = 0x13,
-	VAL_OFFSET = 0x14,
-	VAL_OFFSET_SF = 0x15,
-	VAL_EXPRESSION = 0x16,
-	GNU_ARGS_SIZE = 0x2e,
-	GNU_NEGATIVE_OFFSET_EXTENDED = 0x2f,
+enum {			   /* DW_CFA_* */
+       ADVANCE_LOC = 0x40, /* these three carry their operand in the low 6 bits */
+       OFFSET = 0x80,
+       RESTORE = 0xc0,
+       NOP = 0x00,
+       SET_LOC = 0x01,
+       ADVANCE_LOC1 = 0x02,
+       ADVANCE_LOC2 = 0x03,
+       ADVANCE_LOC4 = 0x04,
+       OFFSET_EXTENDED = 0x05,
+       RESTORE_EXTENDED = 0x06,
+       UNDEFINED = 0x07,
+       SAME_VALUE = 0x08,
+       REGISTER = 0x09,
+       REMEMBER_STATE = 0x0a,
+       RESTORE_STATE = 0x0b,
+       DEF_CFA = 0x0c,
+       DEF_CFA_REGISTER = 0x0d,
+       DEF_CFA_OFFSET = 0x0e,
+       DEF_CFA_EXPRESSION = 0x0f,
+       EXPRESSION = 0x10,
+       OFFSET_EXTENDED_SF = 0x11,
+       DEF_CFA_SF = 0x12,
+       DEF_CFA_OFFSET_SF = 0x13,
+       VAL_OFFSET = 0x14,
+       VAL_OFFSET_SF = 0x15,
+       VAL_EXPRESSION = 0x16,
+       GNU_ARGS_SIZE = 0x2e,
+       GNU_NEGATIVE_OFFSET_EXTENDED = 0x2f,
 };
 
 enum { STACK_MAX = 64 }; /* remembered states; compilers nest one or two */
 
-/* --- numbers ------------------------------------------------------------------------------------------------------- */
+/* --- numbers
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 bool ovm_cfi_uleb(const uint8_t **p, const uint8_t *end, uint64_t *value)
 {
@@ -104,8 +107,8 @@ static bool read_fixed(const uint8_t **p, const uint8_t *end, unsigned format, u
 	return true;
 }
 
-bool ovm_cfi_read_encoded(const uint8_t **p, const uint8_t *end, uint8_t enc, ovm_va p_va, ovm_va data_base,
-			  uint64_t *value)
+bool ovm_cfi_read_encoded(const uint8_t **p, const uint8_t *end, uint8_t enc, ovm_va p_va,
+			  ovm_va data_base, uint64_t *value)
 {
 	const uint8_t *q = *p;
 	unsigned format = enc & 0x0f, relative = enc & 0x70;
@@ -162,7 +165,9 @@ bool ovm_cfi_read_encoded(const uint8_t **p, const uint8_t *end, uint8_t enc, ov
 	return true;
 }
 
-/* --- rows ------------------------------------------------------------------------------------------------------------ */
+/* --- rows
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 void ovm_cfi_init(struct ovm_cfi *cfi)
 {
@@ -189,7 +194,8 @@ static bool same_row(const struct ovm_cfi_row *a, const struct ovm_cfi_row *b)
 		return false;
 	for (unsigned r = 0; r < OVM_CFI_REGS; r++) {
 		const struct ovm_cfi_rule *x = &a->reg[r], *y = &b->reg[r];
-		if (x->kind != y->kind || x->off != y->off || !same_expr(x->expr, x->expr_len, y->expr, y->expr_len))
+		if (x->kind != y->kind || x->off != y->off ||
+		    !same_expr(x->expr, x->expr_len, y->expr, y->expr_len))
 			return false;
 	}
 	return true;
@@ -243,7 +249,9 @@ uint32_t ovm_cfi_intern(struct ovm_cfi *cfi, const struct ovm_cfi_row *row)
 	return cfi->rows.n - 1;
 }
 
-/* --- the interpreter -------------------------------------------------------------------------------------------------- */
+/* --- the interpreter
+ * --------------------------------------------------------------------------------------------------
+ */
 
 struct machine {
 	const struct ovm_cie *cie;
@@ -253,7 +261,7 @@ struct machine {
 	struct ovm_cfi_row row, initial; /* initial: what restore goes back to */
 	OVM_VEC(struct ovm_cfi_row) stack;
 	uint64_t loc, next; /* offset of the current row, and of the one an advance opened */
-	bool is_dirty;      /* row may differ from the last interned one */
+	bool is_dirty;	    /* row may differ from the last interned one */
 };
 
 static bool uleb(struct machine *m, uint64_t *value)
@@ -299,7 +307,8 @@ static bool offset_rule(struct machine *m, uint8_t kind, bool is_signed, int64_t
 {
 	uint64_t reg;
 	int64_t off;
-	return reg_operand(m, &reg) && offset_operand(m, is_signed, factor, &off) && set_rule(m, reg, kind, off);
+	return reg_operand(m, &reg) && offset_operand(m, is_signed, factor, &off) &&
+	       set_rule(m, reg, kind, off);
 }
 
 static bool expr_rule(struct machine *m, uint8_t kind)
@@ -337,7 +346,8 @@ static bool def_cfa(struct machine *m, bool is_signed)
 {
 	uint64_t reg;
 	int64_t off;
-	if (!reg_operand(m, &reg) || !offset_operand(m, is_signed, is_signed ? m->cie->data_align : 1, &off))
+	if (!reg_operand(m, &reg) ||
+	    !offset_operand(m, is_signed, is_signed ? m->cie->data_align : 1, &off))
 		return false;
 	m->row.cfa_reg = (uint32_t)reg;
 	m->row.cfa_off = off;
@@ -495,8 +505,9 @@ static bool step(struct machine *m)
 	}
 }
 
-static void machine_init(struct machine *m, const struct ovm_cie *cie, const uint8_t *prog, size_t len,
-			 ovm_va prog_va, ovm_va pc_base, const struct ovm_cfi_row *first)
+static void machine_init(struct machine *m, const struct ovm_cie *cie, const uint8_t *prog,
+			 size_t len, ovm_va prog_va, ovm_va pc_base,
+			 const struct ovm_cfi_row *first)
 {
 	m->cie = cie;
 	m->p = m->prog = prog;
@@ -516,8 +527,9 @@ static void add_span(ovm_cfi_spans *spans, uint32_t first, uint64_t off, uint32_
 	ovm_vec_push(spans, (struct ovm_cfi_span){.off = (uint32_t)off, .row = row});
 }
 
-int ovm_cfi_run(struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog, size_t len, ovm_va prog_va,
-		ovm_va pc_base, uint64_t code_len, uint32_t first_row, ovm_cfi_spans *spans)
+int ovm_cfi_run(struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog, size_t len,
+		ovm_va prog_va, ovm_va pc_base, uint64_t code_len, uint32_t first_row,
+		ovm_cfi_spans *spans)
 {
 	struct machine m;
 	uint32_t first = spans->n, row = first_row;
@@ -544,8 +556,8 @@ int ovm_cfi_run(struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *p
 	return OVM_REFUSED;
 }
 
-int ovm_cfi_first_row(const struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog, size_t len,
-		      ovm_va prog_va, ovm_va pc_base, struct ovm_cfi_row *out)
+int ovm_cfi_first_row(const struct ovm_cfi *cfi, const struct ovm_cie *cie, const uint8_t *prog,
+		      size_t len, ovm_va prog_va, ovm_va pc_base, struct ovm_cfi_row *out)
 {
 	struct machine m;
 	bool ok = true;

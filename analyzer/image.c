@@ -1,13 +1,15 @@
 /* One ELF64 x86-64 file as the loader would see it.
  *
- * The file may be stripped to the bone (no section headers) and may be hostile. So: segments first, everything else by
- * address through them, and one rule: no byte is read before ovm_image_file or ovm_image_at said that it is there.
+ * The file may be stripped to the bone (no section headers) and may be hostile. So: segments first,
+ * everything else by address through them, and one rule: no byte is read before ovm_image_file or
+ * ovm_image_at said that it is there.
  *
  *   file   |ehdr|phdrs|....text....|..rodata..|..data..|   sections, symtab (bonus)
  *                      \            \          \
  *   memory              R+X segment  R segment  RW segment (RELRO part read-only after start)
  *
- * Nothing is copied: names, code and tables point into the private mapping. Costs what the symbols and relocations cost.
+ * Nothing is copied: names, code and tables point into the private mapping. Costs what the symbols
+ * and relocations cost.
  */
 #include "analyzer/image_private.h"
 #include "analyzer/cfi.h"
@@ -48,7 +50,8 @@ const char *ovm_strtab_get(const struct ovm_strtab *strtab, uint64_t off)
 	return off < strtab->n && strtab->v[off] ? strtab->v + off : NULL;
 }
 
-/* --- look-ups by address ------------------------------------------------------------------------------------- */
+/* --- look-ups by address
+ * ------------------------------------------------------------------------------------- */
 
 const struct ovm_segment *ovm_image_segment(const struct ovm_image *image, ovm_va va)
 {
@@ -65,8 +68,8 @@ const struct ovm_segment *ovm_image_segment(const struct ovm_image *image, ovm_v
 	return &image->segments.v[lo];
 }
 
-static const uint8_t *segment_bytes(const struct ovm_image *image, const struct ovm_segment *seg, ovm_va va,
-				    uint64_t len)
+static const uint8_t *segment_bytes(const struct ovm_image *image, const struct ovm_segment *seg,
+				    ovm_va va, uint64_t len)
 {
 	uint64_t at = va.v - seg->lo.v;
 	if (at > seg->filesz || len > seg->filesz - at)
@@ -92,7 +95,8 @@ const uint8_t *ovm_image_readonly(const struct ovm_image *image, ovm_va va, uint
 	if (!seg)
 		return NULL;
 	if (seg->flags & PF_W) {
-		if (!ovm_va_in(va, image->relro_lo, image->relro_hi) || len > image->relro_hi.v - va.v)
+		if (!ovm_va_in(va, image->relro_lo, image->relro_hi) ||
+		    len > image->relro_hi.v - va.v)
 			return NULL;
 	}
 	return segment_bytes(image, seg, va, len);
@@ -107,7 +111,9 @@ bool ovm_image_va_to_off(const struct ovm_image *image, ovm_va va, ovm_off *out)
 	return true;
 }
 
-/* --- ELF header ------------------------------------------------------------------------------------------------ */
+/* --- ELF header
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static const char *machine_name(unsigned machine)
 {
@@ -137,8 +143,10 @@ static int check_machine(struct ovm_ctx *ctx, const char *name, unsigned machine
 	if (machine == EM_X86_64)
 		return 0;
 	if (what)
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF for %s, optvm handles x86-64 only", name, what);
-	return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF for machine %u, optvm handles x86-64 only", name, machine);
+		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF for %s, optvm handles x86-64 only",
+				name, what);
+	return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF for machine %u, optvm handles x86-64 only",
+			name, machine);
 }
 
 static int check_type(struct ovm_ctx *ctx, const char *name, unsigned type)
@@ -150,10 +158,12 @@ static int check_type(struct ovm_ctx *ctx, const char *name, unsigned type)
 	case ET_REL:
 		return ovm_fail(ctx, OVM_E_FORMAT, "%s: a relocatable object, link it first", name);
 	case ET_CORE:
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: a core file, give the program that dumped it", name);
+		return ovm_fail(ctx, OVM_E_FORMAT,
+				"%s: a core file, give the program that dumped it", name);
 	default:
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF type %u is neither executable nor shared library",
-				name, type);
+		return ovm_fail(ctx, OVM_E_FORMAT,
+				"%s: ELF type %u is neither executable nor shared library", name,
+				type);
 	}
 }
 
@@ -167,25 +177,31 @@ static int check_header(struct ovm_image_load *load, Elf64_Ehdr *ehdr)
 	if (!image->size)
 		return ovm_fail(ctx, OVM_E_FORMAT, "%s: empty file", name);
 	if (image->size >= 2 && !memcmp(p, "#!", 2))
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: a script, not an ELF file; give its interpreter", name);
+		return ovm_fail(ctx, OVM_E_FORMAT,
+				"%s: a script, not an ELF file; give its interpreter", name);
 	if (image->size < SELFMAG || memcmp(p, ELFMAG, SELFMAG))
 		return ovm_fail(ctx, OVM_E_FORMAT, "%s: not an ELF file", name);
 	if (image->size < 20)
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF header truncated at %zu bytes", name, image->size);
+		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF header truncated at %zu bytes", name,
+				image->size);
 	if (p[EI_DATA] != ELFDATA2LSB)
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: big-endian ELF, optvm handles x86-64 only", name);
+		return ovm_fail(ctx, OVM_E_FORMAT, "%s: big-endian ELF, optvm handles x86-64 only",
+				name);
 	int err = check_machine(ctx, name, ovm_le16(p + 18));
 	if (err)
 		return err;
 	if (p[EI_CLASS] != ELFCLASS64)
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: 32-bit ELF, optvm handles 64-bit x86-64 only", name);
+		return ovm_fail(ctx, OVM_E_FORMAT,
+				"%s: 32-bit ELF, optvm handles 64-bit x86-64 only", name);
 	if (image->size < sizeof(*ehdr))
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF header truncated at %zu bytes", name, image->size);
+		return ovm_fail(ctx, OVM_E_FORMAT, "%s: ELF header truncated at %zu bytes", name,
+				image->size);
 	memcpy(ehdr, p, sizeof(*ehdr));
 	return check_type(ctx, name, ehdr->e_type);
 }
 
-/* --- program headers ------------------------------------------------------------------------------------------- */
+/* --- program headers
+ * ------------------------------------------------------------------------------------------- */
 
 static int add_segment(struct ovm_image_load *load, const Elf64_Phdr *ph)
 {
@@ -193,20 +209,23 @@ static int add_segment(struct ovm_image_load *load, const Elf64_Phdr *ph)
 	if (!ph->p_memsz)
 		return 0;
 	if (ph->p_filesz > ph->p_memsz)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: segment at 0x%lx has more file than memory bytes",
-				image->path, (unsigned long)ph->p_vaddr);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: segment at 0x%lx has more file than memory bytes", image->path,
+				(unsigned long)ph->p_vaddr);
 	if (!ovm_image_file(image, ph->p_offset, ph->p_filesz))
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: truncated: segment at 0x%lx ends after the file",
-				image->path, (unsigned long)ph->p_vaddr);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: truncated: segment at 0x%lx ends after the file", image->path,
+				(unsigned long)ph->p_vaddr);
 	if (ph->p_vaddr >= VA_LIMIT || ph->p_memsz > VA_LIMIT - ph->p_vaddr)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: segment at 0x%lx leaves the user address space",
-				image->path, (unsigned long)ph->p_vaddr);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: segment at 0x%lx leaves the user address space", image->path,
+				(unsigned long)ph->p_vaddr);
 	ovm_vec_push(&image->segments, (struct ovm_segment){
-					       .lo = ovm_va_of(ph->p_vaddr),
-					       .hi = ovm_va_of(ph->p_vaddr + ph->p_memsz),
-					       .off = ovm_off_of(ph->p_offset),
-					       .filesz = ph->p_filesz,
-					       .flags = ph->p_flags,
+					   .lo = ovm_va_of(ph->p_vaddr),
+					   .hi = ovm_va_of(ph->p_vaddr + ph->p_memsz),
+					   .off = ovm_off_of(ph->p_offset),
+					   .filesz = ph->p_filesz,
+					   .flags = ph->p_flags,
 				       });
 	return 0;
 }
@@ -249,7 +268,8 @@ static int add_phdr(struct ovm_image_load *load, const Elf64_Phdr *ph)
 
 static int by_lo(const void *a, const void *b)
 {
-	uint64_t x = ((const struct ovm_segment *)a)->lo.v, y = ((const struct ovm_segment *)b)->lo.v;
+	uint64_t x = ((const struct ovm_segment *)a)->lo.v,
+		 y = ((const struct ovm_segment *)b)->lo.v;
 	return (x > y) - (x < y);
 }
 
@@ -263,8 +283,9 @@ static int check_segments(struct ovm_image_load *load)
 	qsort(v, n, sizeof(*v), by_lo);
 	for (uint32_t i = 1; i < n; i++) {
 		if (v[i].lo.v < v[i - 1].hi.v)
-			return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: segments at 0x%lx and 0x%lx overlap",
-					image->path, (unsigned long)v[i - 1].lo.v, (unsigned long)v[i].lo.v);
+			return ovm_fail(load->ctx, OVM_E_FORMAT,
+					"%s: segments at 0x%lx and 0x%lx overlap", image->path,
+					(unsigned long)v[i - 1].lo.v, (unsigned long)v[i].lo.v);
 	}
 	image->lo = v[0].lo;
 	image->hi = v[n - 1].hi;
@@ -277,12 +298,14 @@ static int load_phdrs(struct ovm_image_load *load, const Elf64_Ehdr *ehdr)
 	if (!ehdr->e_phnum)
 		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: no program headers", image->path);
 	if (ehdr->e_phentsize != sizeof(Elf64_Phdr))
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: program headers of %u bytes, expected 56", image->path,
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: program headers of %u bytes, expected 56", image->path,
 				ehdr->e_phentsize);
-	const uint8_t *p = ovm_image_file(image, ehdr->e_phoff, (uint64_t)ehdr->e_phnum * sizeof(Elf64_Phdr));
+	const uint8_t *p =
+	    ovm_image_file(image, ehdr->e_phoff, (uint64_t)ehdr->e_phnum * sizeof(Elf64_Phdr));
 	if (!p)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: truncated: program headers end after the file",
-				image->path);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: truncated: program headers end after the file", image->path);
 	for (uint32_t i = 0; i < ehdr->e_phnum; i++) {
 		Elf64_Phdr ph;
 		memcpy(&ph, p + (size_t)i * sizeof(ph), sizeof(ph));
@@ -293,22 +316,24 @@ static int load_phdrs(struct ovm_image_load *load, const Elf64_Ehdr *ehdr)
 	return check_segments(load);
 }
 
-/* --- notes ----------------------------------------------------------------------------------------------------- */
+/* --- notes
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static bool note_owner_is(const uint8_t *owner, uint64_t len, const char *what)
 {
 	return len >= strlen(what) && len <= strlen(what) + 4 && !memcmp(owner, what, strlen(what));
 }
 
-static void add_note(struct ovm_image *image, uint32_t type, const uint8_t *owner, uint64_t owner_len,
-		     const uint8_t *desc, uint64_t desc_len)
+static void add_note(struct ovm_image *image, uint32_t type, const uint8_t *owner,
+		     uint64_t owner_len, const uint8_t *desc, uint64_t desc_len)
 {
 	if (note_owner_is(owner, owner_len, "optvm"))
 		image->is_processed = true;
 	else if (note_owner_is(owner, owner_len, "Go"))
 		image->runtimes |= OVM_RUNTIME_GO;
-	else if (type == NT_GNU_BUILD_ID && note_owner_is(owner, owner_len, "GNU") && !image->build_id_len &&
-		 desc_len && desc_len <= BUILD_ID_MAX) {
+	else if (type == NT_GNU_BUILD_ID && note_owner_is(owner, owner_len, "GNU") &&
+		 !image->build_id_len && desc_len && desc_len <= BUILD_ID_MAX) {
 		memcpy(image->build_id, desc, desc_len);
 		image->build_id_len = (uint32_t)desc_len;
 		image->build_id_off = ovm_off_of((uint64_t)(desc - image->bytes));
@@ -354,11 +379,12 @@ static void make_id(struct ovm_image *image)
 		return;
 	}
 	XXH128_hash_t hash = XXH3_128bits(image->bytes, image->size);
-	snprintf(image->id, sizeof(image->id), "xxh3-%016llx%016llx", (unsigned long long)hash.high64,
-		 (unsigned long long)hash.low64);
+	snprintf(image->id, sizeof(image->id), "xxh3-%016llx%016llx",
+		 (unsigned long long)hash.high64, (unsigned long long)hash.low64);
 }
 
-/* --- unwind sections ------------------------------------------------------------------------------------------- */
+/* --- unwind sections
+ * ------------------------------------------------------------------------------------------- */
 
 /* Bytes from @va to the end of the file-backed part of its segment. */
 static uint64_t room_at(const struct ovm_image *image, ovm_va va)
@@ -369,7 +395,8 @@ static uint64_t room_at(const struct ovm_image *image, ovm_va va)
 	return seg->filesz - (va.v - seg->lo.v);
 }
 
-/* eh_frame_hdr: version 1, encoding of eh_frame_ptr, of fde_count, of the table; eh_frame_ptr; ... */
+/* eh_frame_hdr: version 1, encoding of eh_frame_ptr, of fde_count, of the table; eh_frame_ptr; ...
+ */
 static void find_eh_frame(struct ovm_image_load *load)
 {
 	struct ovm_image *image = load->image;
@@ -387,7 +414,8 @@ static void find_eh_frame(struct ovm_image_load *load)
 	} else {
 		const uint8_t *p = hdr + 4;
 		if (ovm_cfi_read_encoded(&p, hdr + image->eh_frame_hdr_size, hdr[1],
-					 ovm_va_add(image->eh_frame_hdr, 4), image->eh_frame_hdr, &value) &&
+					 ovm_va_add(image->eh_frame_hdr, 4), image->eh_frame_hdr,
+					 &value) &&
 		    room_at(image, ovm_va_of(value)))
 			image->eh_frame = ovm_va_of(value);
 	}
@@ -397,11 +425,13 @@ static void find_eh_frame(struct ovm_image_load *load)
 	image->eh_frame_size = room_at(image, image->eh_frame);
 	if (!image->eh_frame_size)
 		image->eh_frame = ovm_va_of(0);
-	else if (has_section && sh.sh_addr == image->eh_frame.v && sh.sh_size < image->eh_frame_size)
+	else if (has_section && sh.sh_addr == image->eh_frame.v &&
+		 sh.sh_size < image->eh_frame_size)
 		image->eh_frame_size = sh.sh_size;
 }
 
-/* --- open and close -------------------------------------------------------------------------------------------- */
+/* --- open and close
+ * -------------------------------------------------------------------------------------------- */
 
 static int load_all(struct ovm_image_load *load)
 {
@@ -454,7 +484,8 @@ static int map_file(struct ovm_ctx *ctx, const char *path, const uint8_t **bytes
 {
 	struct stat st;
 	int err = 0;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* NONBLOCK: a FIFO must not hang us */
+	int fd =
+	    open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* NONBLOCK: a FIFO must not hang us */
 	if (fd < 0)
 		return ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", path);
 	*bytes = NULL;

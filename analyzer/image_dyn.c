@@ -1,7 +1,8 @@
 /* The dynamic section: symbols, relocations and the PLT stubs they explain.
  *
- * It is found by PT_DYNAMIC and says where its tables are by address, so it serves a file without section headers. It
- * does not say how long .dynsym is: DT_HASH does (nchain), DT_GNU_HASH lets us count (the last chain's end).
+ * It is found by PT_DYNAMIC and says where its tables are by address, so it serves a file without
+ * section headers. It does not say how long .dynsym is: DT_HASH does (nchain), DT_GNU_HASH lets us
+ * count (the last chain's end).
  *
  * PLT stubs are recognised by what they do, jump through a slot that a relocation fills:
  *
@@ -10,8 +11,9 @@
  *   f2                       bnd                (ld -z bndplt, -z ibtplt)
  *   ff 25 disp32             jmp  *slot(%rip)
  *
- * Where section headers name the PLT only that is searched. Else all code is, at 8-byte steps, and a lone jump through a
- * GLOB_DAT slot, which may as well be a tail call compiled with -fno-plt, must look like a stub to its last byte.
+ * Where section headers name the PLT only that is searched. Else all code is, at 8-byte steps, and
+ * a lone jump through a GLOB_DAT slot, which may as well be a tail call compiled with -fno-plt,
+ * must look like a stub to its last byte.
  */
 #include "analyzer/image_private.h"
 
@@ -30,7 +32,9 @@ struct dyn { /* values of the tags we read; 0 if absent */
 	uint64_t rela, relasz, jmprel, pltrelsz, relr, relrsz;
 };
 
-/* --- tags -------------------------------------------------------------------------------------------------------- */
+/* --- tags
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static void read_tag(struct ovm_image_load *load, struct dyn *dyn, int64_t tag, uint64_t value)
 {
@@ -94,8 +98,8 @@ static int read_tags(struct ovm_image_load *load, struct dyn *dyn)
 {
 	const uint8_t *p = ovm_image_at(load->image, load->dynamic, load->dynamic_size);
 	if (!p)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: the dynamic section is not in the file",
-				load->image->path);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: the dynamic section is not in the file", load->image->path);
 	for (uint64_t at = 0; load->dynamic_size - at >= DYN; at += DYN) {
 		int64_t tag = (int64_t)ovm_le64(p + at);
 		if (tag == DT_NULL)
@@ -105,7 +109,9 @@ static int read_tags(struct ovm_image_load *load, struct dyn *dyn)
 	return 0;
 }
 
-/* --- .dynsym ----------------------------------------------------------------------------------------------------- */
+/* --- .dynsym
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static uint64_t room_at(const struct ovm_image *image, uint64_t va)
 {
@@ -115,7 +121,8 @@ static uint64_t room_at(const struct ovm_image *image, uint64_t va)
 	return seg->filesz - (va - seg->lo.v);
 }
 
-/* header: nbuckets, symoffset, bloom words, shift; bloom (8 bytes a word); buckets; chains, the last of each with bit 0 set */
+/* header: nbuckets, symoffset, bloom words, shift; bloom (8 bytes a word); buckets; chains, the
+ * last of each with bit 0 set */
 static uint64_t count_gnu_hash(const struct ovm_image *image, uint64_t va)
 {
 	uint64_t room = room_at(image, va);
@@ -180,54 +187,63 @@ static const char *dynsym_name(const struct ovm_image_load *load, uint64_t idx)
 	return ovm_strtab_get(&load->dynstr, ovm_le32(load->dynsym + idx * SYM));
 }
 
-/* --- relocations ------------------------------------------------------------------------------------------------- */
+/* --- relocations
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static int load_rela(struct ovm_image_load *load, uint64_t va, uint64_t size)
 {
 	struct ovm_image *image = load->image;
 	const uint8_t *p = size ? ovm_image_at(image, ovm_va_of(va), size) : image->bytes;
 	if (!p)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: relocation table at 0x%lx is not in the file", image->path,
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: relocation table at 0x%lx is not in the file", image->path,
 				(unsigned long)va);
 	ovm_vec_reserve(&image->relocs, image->relocs.n + size / RELA);
 	for (uint64_t at = 0; size - at >= RELA; at += RELA) {
 		Elf64_Rela rela;
 		memcpy(&rela, p + at, RELA);
-		ovm_vec_push(&image->relocs, (struct ovm_reloc){
-						     .at = ovm_va_of(rela.r_offset),
-						     .type = (uint32_t)ELF64_R_TYPE(rela.r_info),
-						     .addend = rela.r_addend,
-						     .symbol = dynsym_name(load, ELF64_R_SYM(rela.r_info)),
-					     });
+		ovm_vec_push(&image->relocs,
+			     (struct ovm_reloc){
+				 .at = ovm_va_of(rela.r_offset),
+				 .type = (uint32_t)ELF64_R_TYPE(rela.r_info),
+				 .addend = rela.r_addend,
+				 .symbol = dynsym_name(load, ELF64_R_SYM(rela.r_info)),
+			     });
 	}
 	return 0;
 }
 
-/* One RELR place; they ascend, and each is a word of the file, which bounds how many a hostile table can name. */
+/* One RELR place; they ascend, and each is a word of the file, which bounds how many a hostile
+ * table can name. */
 static int add_relr(struct ovm_image_load *load, uint64_t at, uint64_t *least)
 {
 	struct ovm_image *image = load->image;
 	const uint8_t *word = at >= *least ? ovm_image_at(image, ovm_va_of(at), 8) : NULL;
 	if (!word)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: RELR entry for 0x%lx out of order or range", image->path,
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: RELR entry for 0x%lx out of order or range", image->path,
 				(unsigned long)at);
 	ovm_vec_push(&image->relocs, (struct ovm_reloc){
-					     .at = ovm_va_of(at),
-					     .type = R_X86_64_RELATIVE,
-					     .addend = (int64_t)ovm_le64(word),
+					 .at = ovm_va_of(at),
+					 .type = R_X86_64_RELATIVE,
+					 .addend = (int64_t)ovm_le64(word),
 				     });
 	*least = at + 8;
 	return 0;
 }
 
-/* An even word is an address to relocate; an odd one a bitmap of the 63 words that follow the last. */
+/* An even word is an address to relocate; an odd one a bitmap of the 63 words that follow the last.
+ */
 static int load_relr(struct ovm_image_load *load, uint64_t va, uint64_t size)
 {
 	uint64_t where = 0, least = 0;
-	const uint8_t *p = size ? ovm_image_at(load->image, ovm_va_of(va), size) : load->image->bytes;
+	const uint8_t *p =
+	    size ? ovm_image_at(load->image, ovm_va_of(va), size) : load->image->bytes;
 	if (!p)
-		return ovm_fail(load->ctx, OVM_E_FORMAT, "%s: RELR table at 0x%lx is not in the file",
-				load->image->path, (unsigned long)va);
+		return ovm_fail(load->ctx, OVM_E_FORMAT,
+				"%s: RELR table at 0x%lx is not in the file", load->image->path,
+				(unsigned long)va);
 	for (uint64_t at = 0; size - at >= 8; at += 8) {
 		uint64_t word = ovm_le64(p + at);
 		int err = 0;
@@ -281,7 +297,8 @@ int ovm_image_load_dynamic(struct ovm_image_load *load)
 		return err;
 	load_dynsym(load, &dyn);
 	err = load_rela(load, dyn.rela, dyn.rela ? dyn.relasz : 0);
-	bool inside = dyn.jmprel - dyn.rela < dyn.relasz; /* some linkers count the PLT's relocations in RELASZ too */
+	bool inside = dyn.jmprel - dyn.rela <
+		      dyn.relasz; /* some linkers count the PLT's relocations in RELASZ too */
 	if (!err && dyn.jmprel && !inside)
 		err = load_rela(load, dyn.jmprel, dyn.pltrelsz);
 	if (!err && dyn.relr)
@@ -315,7 +332,9 @@ const char *ovm_image_slot_symbol(const struct ovm_image *image, ovm_va slot)
 	return reloc->symbol;
 }
 
-/* --- PLT ----------------------------------------------------------------------------------------------------------- */
+/* --- PLT
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static bool is_padding(const uint8_t *p, uint64_t avail)
 {
@@ -323,9 +342,10 @@ static bool is_padding(const uint8_t *p, uint64_t avail)
 	       (p[0] == 0x66 && p[1] == 0x0f) || p[0] == 0x90 || p[0] == 0xcc;
 }
 
-/* The stub that begins at @p, if one does. @strict: nothing but the bytes says that this is a PLT. */
-static bool stub_at(const struct ovm_image *image, const uint8_t *p, uint64_t avail, ovm_va va, bool strict,
-		    struct ovm_plt *out)
+/* The stub that begins at @p, if one does. @strict: nothing but the bytes says that this is a PLT.
+ */
+static bool stub_at(const struct ovm_image *image, const uint8_t *p, uint64_t avail, ovm_va va,
+		    bool strict, struct ovm_plt *out)
 {
 	static const uint8_t endbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
 	uint64_t at = 0;
@@ -359,8 +379,10 @@ static void find_stubs(struct ovm_image *image, ovm_va lo, uint64_t size, bool s
 	for (; p && at + 8 <= size; at += 8) {
 		struct ovm_plt plt;
 		uint32_t word = ovm_le32(p + at);
-		bool maybe = (word & 0xffff) == 0x25ff || (word & 0xffffff) == 0x25fff2 || word == 0xfa1e0ff3;
-		if (maybe && stub_at(image, p + at, size - at, ovm_va_add(lo, (int64_t)at), strict, &plt))
+		bool maybe = (word & 0xffff) == 0x25ff || (word & 0xffffff) == 0x25fff2 ||
+			     word == 0xfa1e0ff3;
+		if (maybe &&
+		    stub_at(image, p + at, size - at, ovm_va_add(lo, (int64_t)at), strict, &plt))
 			ovm_vec_push(&image->plts, plt);
 	}
 }

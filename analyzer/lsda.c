@@ -1,4 +1,5 @@
-/* One record of .gcc_except_table, the "language specific data area" of an FDE: which code ranges have handlers.
+/* One record of .gcc_except_table, the "language specific data area" of an FDE: which code ranges
+ * have handlers.
  *
  *   LPStart encoding [LPStart]            base of landing pads, normally omitted: the FDE's start
  *   TType encoding [offset to TType base] -----------------------------------------------+
@@ -9,9 +10,10 @@
  *   TType base <------------------------------------------------------------------------+
  *   filters      lists of type indices ended by 0      (exception specifications)
  *
- * Neither actions, types nor filters say how long they are. What is reachable from the call sites is what counts: we walk
- * the action chains and note the largest type index and the farthest byte of each area. A hostile table may chain in
- * circles or share tails many times over, so the walk has a budget. Layout: gcc/except.cc and libstdc++'s eh_personality.cc.
+ * Neither actions, types nor filters say how long they are. What is reachable from the call sites
+ * is what counts: we walk the action chains and note the largest type index and the farthest byte
+ * of each area. A hostile table may chain in circles or share tails many times over, so the walk
+ * has a budget. Layout: gcc/except.cc and libstdc++'s eh_personality.cc.
  */
 #include "analyzer/cfi.h"
 #include "analyzer/refuse.h"
@@ -22,20 +24,20 @@
 
 enum {
 	OMIT = 0xff,
-	CHAIN_MAX = 4096,      /* records in one action chain */
-	STEPS_MIN = 1 << 16,   /* budget of action records and filter entries for one table, */
-	STEPS_PER_SITE = 16,   /* and this much more for each call site */
+	CHAIN_MAX = 4096,    /* records in one action chain */
+	STEPS_MIN = 1 << 16, /* budget of action records and filter entries for one table, */
+	STEPS_PER_SITE = 16, /* and this much more for each call site */
 	TYPES_MAX = 1 << 20,
 };
 
 struct parse {
 	const struct ovm_image *image;
-	ovm_va va;              /* of bytes[0] */
+	ovm_va va; /* of bytes[0] */
 	const uint8_t *bytes, *p, *end;
 	const uint8_t *type_base; /* NULL without types */
 	uint8_t site_enc;
 	const uint8_t *sites_end;
-	uint64_t steps;         /* left */
+	uint64_t steps; /* left */
 	uint64_t n_types;
 	struct ovm_lsda *out;
 };
@@ -45,7 +47,9 @@ static ovm_va here(const struct parse *parse)
 	return ovm_va_add(parse->va, parse->p - parse->bytes);
 }
 
-/* --- head ---------------------------------------------------------------------------------------------------------- */
+/* --- head
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static bool read_head(struct parse *parse, ovm_va lo)
 {
@@ -56,7 +60,8 @@ static bool read_head(struct parse *parse, ovm_va lo)
 	uint8_t enc = *parse->p++;
 	out->lp_start = lo;
 	if (enc != OMIT) {
-		if (!ovm_cfi_read_encoded(&parse->p, parse->end, enc, here(parse), ovm_va_of(0), &value))
+		if (!ovm_cfi_read_encoded(&parse->p, parse->end, enc, here(parse), ovm_va_of(0),
+					  &value))
 			return false;
 		out->lp_start = ovm_va_of(value);
 	}
@@ -64,47 +69,53 @@ static bool read_head(struct parse *parse, ovm_va lo)
 		return false;
 	out->type_enc = *parse->p++;
 	if (out->type_enc != OMIT) {
-		if (!ovm_cfi_uleb(&parse->p, parse->end, &value) || value > (uint64_t)(parse->end - parse->p))
+		if (!ovm_cfi_uleb(&parse->p, parse->end, &value) ||
+		    value > (uint64_t)(parse->end - parse->p))
 			return false;
 		parse->type_base = parse->p + value;
 	}
 	if (parse->p == parse->end)
 		return false;
 	parse->site_enc = *parse->p++;
-	if (!ovm_cfi_uleb(&parse->p, parse->end, &value) || value > (uint64_t)(parse->end - parse->p))
+	if (!ovm_cfi_uleb(&parse->p, parse->end, &value) ||
+	    value > (uint64_t)(parse->end - parse->p))
 		return false;
 	parse->sites_end = parse->p + value;
 	return !parse->type_base || parse->sites_end <= parse->type_base;
 }
 
-/* --- call sites ---------------------------------------------------------------------------------------------------- */
+/* --- call sites
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static bool site_number(struct parse *parse, uint64_t *value)
 {
 	/* plain numbers: nothing to be relative to */
 	return !(parse->site_enc & 0xf0) &&
-	       ovm_cfi_read_encoded(&parse->p, parse->sites_end, parse->site_enc, ovm_va_of(0), ovm_va_of(0), value);
+	       ovm_cfi_read_encoded(&parse->p, parse->sites_end, parse->site_enc, ovm_va_of(0),
+				    ovm_va_of(0), value);
 }
 
 static bool read_site(struct parse *parse, uint64_t size)
 {
 	struct ovm_lsda *out = parse->out;
 	uint64_t start, len, landing, action;
-	if (!site_number(parse, &start) || !site_number(parse, &len) || !site_number(parse, &landing) ||
-	    !ovm_cfi_uleb(&parse->p, parse->sites_end, &action))
+	if (!site_number(parse, &start) || !site_number(parse, &len) ||
+	    !site_number(parse, &landing) || !ovm_cfi_uleb(&parse->p, parse->sites_end, &action))
 		return false;
 	if (start > size || len > size - start)
 		return false;
 	if (out->sites.n && start < out->sites.v[out->sites.n - 1].hi)
 		return false;
-	if (landing && !ovm_image_code(parse->image, ovm_va_add(out->lp_start, (int64_t)landing), 1))
+	if (landing &&
+	    !ovm_image_code(parse->image, ovm_va_add(out->lp_start, (int64_t)landing), 1))
 		return false;
 	if (len)
 		ovm_vec_push(&out->sites, (struct ovm_callsite){
-						  .lo = (uint32_t)start,
-						  .hi = (uint32_t)(start + len),
-						  .landing = landing,
-						  .action = action,
+					      .lo = (uint32_t)start,
+					      .hi = (uint32_t)(start + len),
+					      .landing = landing,
+					      .action = action,
 					  });
 	return true;
 }
@@ -119,7 +130,8 @@ static bool read_sites(struct parse *parse, uint64_t size)
 	return true;
 }
 
-/* --- actions, filters, types ----------------------------------------------------------------------------------------- */
+/* --- actions, filters, types
+ * ----------------------------------------------------------------------------------------- */
 
 static bool note_type(struct parse *parse, uint64_t idx)
 {
@@ -130,7 +142,8 @@ static bool note_type(struct parse *parse, uint64_t idx)
 	return true;
 }
 
-/* The list of an exception specification: filter -1 begins at the type base, -2 one byte later, ... */
+/* The list of an exception specification: filter -1 begins at the type base, -2 one byte later, ...
+ */
 static bool note_filter(struct parse *parse, int64_t filter)
 {
 	uint64_t skip = (uint64_t)(-(filter + 1)), idx;
@@ -138,7 +151,8 @@ static bool note_filter(struct parse *parse, int64_t filter)
 		return false;
 	const uint8_t *p = parse->type_base + skip;
 	do {
-		if (!parse->steps-- || !ovm_cfi_uleb(&p, parse->end, &idx) || !note_type(parse, idx))
+		if (!parse->steps-- || !ovm_cfi_uleb(&p, parse->end, &idx) ||
+		    !note_type(parse, idx))
 			return false;
 	} while (idx);
 	uint32_t len = (uint32_t)(p - parse->type_base);
@@ -173,7 +187,8 @@ static bool walk_chain(struct parse *parse, uint64_t action)
 			return false;
 		if (!next)
 			return true;
-		at = (uint64_t)(field - first) + (uint64_t)next; /* before the start wraps, and is caught above */
+		at = (uint64_t)(field - first) +
+		     (uint64_t)next; /* before the start wraps, and is caught above */
 	}
 	return false;
 }
@@ -213,7 +228,8 @@ static unsigned type_size(uint8_t enc)
 	}
 }
 
-/* An absolute pointer in a file that is loaded anywhere is what its relocation says, not what is in the file. */
+/* An absolute pointer in a file that is loaded anywhere is what its relocation says, not what is in
+ * the file. */
 static bool relocated(const struct parse *parse, ovm_va at, uint64_t *value)
 {
 	const struct ovm_reloc *reloc = ovm_image_reloc(parse->image, at);
@@ -238,7 +254,8 @@ static bool read_types(struct parse *parse)
 		uint64_t value;
 		parse->p = parse->type_base - i * size;
 		ovm_va at = here(parse);
-		if (!ovm_cfi_read_encoded(&parse->p, parse->type_base, out->type_enc, at, ovm_va_of(0), &value) ||
+		if (!ovm_cfi_read_encoded(&parse->p, parse->type_base, out->type_enc, at,
+					  ovm_va_of(0), &value) ||
 		    !relocated(parse, at, &value))
 			return false;
 		ovm_vec_push(&out->types, ovm_va_of(value));
@@ -247,9 +264,12 @@ static bool read_types(struct parse *parse)
 	return true;
 }
 
-/* --- public ---------------------------------------------------------------------------------------------------------- */
+/* --- public
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
-int ovm_lsda_parse(const struct ovm_image *image, ovm_va lsda_va, ovm_va lo, uint64_t size, struct ovm_lsda *out)
+int ovm_lsda_parse(const struct ovm_image *image, ovm_va lsda_va, ovm_va lo, uint64_t size,
+		   struct ovm_lsda *out)
 {
 	const struct ovm_segment *seg = ovm_image_segment(image, lsda_va);
 	if (!seg || lsda_va.v - seg->lo.v >= seg->filesz || size > UINT32_MAX)
@@ -259,7 +279,8 @@ int ovm_lsda_parse(const struct ovm_image *image, ovm_va lsda_va, ovm_va lo, uin
 	struct parse parse = {.image = image, .va = lsda_va, .out = &lsda};
 	parse.bytes = parse.p = ovm_image_at(image, lsda_va, avail);
 	parse.end = parse.p + avail;
-	if (!read_head(&parse, lo) || !read_sites(&parse, size) || !walk_actions(&parse) || !read_types(&parse)) {
+	if (!read_head(&parse, lo) || !read_sites(&parse, size) || !walk_actions(&parse) ||
+	    !read_types(&parse)) {
 		ovm_lsda_fini(&lsda);
 		return OVM_REFUSED;
 	}

@@ -209,21 +209,21 @@ static void parse_name(const char *name, struct ovm_opcode_info *out)
 /* Side effects that touch neither a general register nor the arithmetic flags beyond what MC lists.
  */
 static const char *const harmless[] = {
-    "ABS_F",	  "ADD_F",	"CHS_F",    "CMOV",	 "COM_F",    "COMP_F",	 "DIV",
-    "F2XM1",	  "FBLD",	"FBSTP",    "FCO",	 "FDECSTP",  "FFREE",	 "FICOM",
-    "FINCSTP",	  "FLD",	"FNCLEX",   "FNINIT",	 "FNOP",     "FNST",	 "FPATAN",
-    "FPREM",	  "FPTAN",	"FRNDINT",  "FSCALE",	 "FSIN",     "FSTENV",	 "FXTRACT",
-    "FYL2X",	  "IDIV",	"ILD_F",    "IST_F",	 "ISTT_FP",  "LD_F",	 "MUL_F",
-    "SQRT_F",	  "ST_F",	"SUB_F",    "SUBR_F",	 "TST_F",    "UCOM_F",	 "XAM_F",
-    "XCH_F",	  "WAIT",	"ENDBR",    "CLDEMOTE",	 "CLFLUSH",  "CLWB",	 "CPUID",
-    "RDTSC",	  "LFENCE",	"MFENCE",   "SFENCE",	 "PAUSE",    "LDMXCSR",	 "STMXCSR",
-    "VLDMXCSR",	  "VSTMXCSR",	"MOVSB",    "MOVSW",	 "MOVSL",    "MOVSQ",	 "STOS",
-    "LODS",	  "SCAS",	"CMPSB",    "CMPSW",	 "CMPSL",    "CMPSQ",	 "LOOP",
-    "MASKMOV",	  "VMASKMOV",	"MMX_",	    "RDFSBASE",	 "RDGSBASE", "RDSSP",	 "RDPID",
-    "RDRAND",	  "RDSEED",	"XGETBV",   "XSAVE",	 "XRSTOR",   "FXSAVE",	 "FXRSTOR",
-    "VZERO",	  "VPCOMPRESS", "VPEXPAND", "VCOMPRESS", "VEXPAND",  "VMOVSH2W", "CLD",
-    "STD",	  "CLC",	"STC",	    "CMC",	 "MULX",     "FEMMS",	"RET",	"SYSCALL",	"INCSSP",	 "VGATHERPF",
-    "VSCATTERPF", "XTEST",	NULL};
+    "ABS_F",	"ADD_F",      "CHS_F",	   "CMOV",	 "COM_F",    "COMP_F",	 "DIV",
+    "F2XM1",	"FBLD",	      "FBSTP",	   "FCO",	 "FDECSTP",  "FFREE",	 "FICOM",
+    "FINCSTP",	"FLD",	      "FNCLEX",	   "FNINIT",	 "FNOP",     "FNST",	 "FPATAN",
+    "FPREM",	"FPTAN",      "FRNDINT",   "FSCALE",	 "FSIN",     "FSTENV",	 "FXTRACT",
+    "FYL2X",	"IDIV",	      "ILD_F",	   "IST_F",	 "ISTT_FP",  "LD_F",	 "MUL_F",
+    "SQRT_F",	"ST_F",	      "SUB_F",	   "SUBR_F",	 "TST_F",    "UCOM_F",	 "XAM_F",
+    "XCH_F",	"WAIT",	      "ENDBR",	   "CLDEMOTE",	 "CLFLUSH",  "CLWB",	 "CPUID",
+    "RDTSC",	"LFENCE",     "MFENCE",	   "SFENCE",	 "PAUSE",    "LDMXCSR",	 "STMXCSR",
+    "VLDMXCSR", "VSTMXCSR",   "MOVSB",	   "MOVSW",	 "MOVSL",    "MOVSQ",	 "STOS",
+    "LODS",	"SCAS",	      "CMPSB",	   "CMPSW",	 "CMPSL",    "CMPSQ",	 "LOOP",
+    "MASKMOV",	"VMASKMOV",   "MMX_",	   "RDFSBASE",	 "RDGSBASE", "RDSSP",	 "RDPID",
+    "RDRAND",	"RDSEED",     "XGETBV",	   "XSAVE",	 "XRSTOR",   "FXSAVE",	 "FXRSTOR",
+    "VZERO",	"VPCOMPRESS", "VPEXPAND",  "VCOMPRESS",	 "VEXPAND",  "VMOVSH2W", "CLD",
+    "STD",	"CLC",	      "STC",	   "CMC",	 "MULX",     "FEMMS",	 "RET",
+    "SYSCALL",	"INCSSP",     "VGATHERPF", "VSCATTERPF", "XTEST",    NULL};
 
 /* These leave some of the arithmetic flags as they were. */
 static const char *const partial_flags[] = {
@@ -320,7 +320,8 @@ void ovm_opcode_info_of(const struct ovm_mc *mc, const struct ovm_reg_info *regs
 					.n_defs = desc.n_defs,
 					.form = OVM_FORM_NONE};
 	if (strncmp(desc.name, "LEA", 3) == 0 && desc.n_operands == 6)
-		desc.mem = 1; /* MC does not call an address that is not accessed a memory operand */
+		desc.mem =
+		    1; /* MC does not call an address that is not accessed a memory operand */
 	if (desc.mem >= 0 && desc.mem + 5 <= desc.n_operands) {
 		out->traits |= OVM_TRAIT_MEM;
 		out->mem = (uint8_t)desc.mem;

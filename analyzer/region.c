@@ -5,12 +5,13 @@
  *               | 0 |                                                terminator
  *   .eh_frame_hdr   pointer to .eh_frame, then a table (code, fde) sorted by code
  *
- * .eh_frame is walked from end to end, which costs no more than following the table. Some writers leave the pointer
- * behind and only keep the table whole (a table may also span several pieces of .eh_frame): when it promises more FDEs than
- * the walk found, the table is followed too. CIEs are parsed when an FDE first names them, and kept once by content.
+ * .eh_frame is walked from end to end, which costs no more than following the table. Some writers
+ * leave the pointer behind and only keep the table whole (a table may also span several pieces of
+ * .eh_frame): when it promises more FDEs than the walk found, the table is followed too. CIEs are
+ * parsed when an FDE first names them, and kept once by content.
  *
- * Hostile input: every record is cut to the file-backed bytes of its segment; a bad FDE is dropped and counted; a walk
- * ends at the first record whose length makes no sense.
+ * Hostile input: every record is cut to the file-backed bytes of its segment; a bad FDE is dropped
+ * and counted; a walk ends at the first record whose length makes no sense.
  */
 #include "analyzer/region.h"
 
@@ -25,10 +26,11 @@ enum {
 	OVERLAP_WALK_MAX = 256,
 };
 
-/* --- reading records --------------------------------------------------------------------------------------------- */
+/* --- reading records
+ * --------------------------------------------------------------------------------------------- */
 
-struct record { /* a CIE or FDE, cut out and bounds-checked */
-	ovm_va va;     /* of its length field */
+struct record {		/* a CIE or FDE, cut out and bounds-checked */
+	ovm_va va;	/* of its length field */
 	ovm_va body_va; /* of the id field */
 	const uint8_t *body, *end;
 	uint32_t id;   /* 0: CIE; else distance back from body_va */
@@ -48,7 +50,7 @@ struct reader {
 	const uint8_t *window; /* .eh_frame */
 	struct cie_slot *cies; /* open addressing by va */
 	uint32_t n_cies, cies_size;
-	uint64_t n_fdes;       /* records met, good or bad */
+	uint64_t n_fdes; /* records met, good or bad */
 	ovm_cfi_spans scratch;
 };
 
@@ -85,17 +87,19 @@ static bool read_record(const struct reader *reader, ovm_va va, struct record *o
 	if (len < 4 || len > avail - head)
 		return false;
 	*out = (struct record){
-		.va = va,
-		.body_va = ovm_va_add(va, (int64_t)head),
-		.body = p + head,
-		.end = p + head + len,
-		.id = ovm_le32(p + head),
-		.size = head + len,
+	    .va = va,
+	    .body_va = ovm_va_add(va, (int64_t)head),
+	    .body = p + head,
+	    .end = p + head + len,
+	    .id = ovm_le32(p + head),
+	    .size = head + len,
 	};
 	return true;
 }
 
-/* --- CIEs -------------------------------------------------------------------------------------------------------- */
+/* --- CIEs
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 struct cie_parse {
 	const struct record *rec;
@@ -112,7 +116,8 @@ static ovm_va parse_va(const struct cie_parse *parse)
 static bool parse_augmentation(struct cie_parse *parse, const char *letters)
 {
 	uint64_t len, value;
-	if (!ovm_cfi_uleb(&parse->p, parse->rec->end, &len) || len > (uint64_t)(parse->rec->end - parse->p))
+	if (!ovm_cfi_uleb(&parse->p, parse->rec->end, &len) ||
+	    len > (uint64_t)(parse->rec->end - parse->p))
 		return false;
 	const uint8_t *end = parse->p + len;
 	for (; *letters; letters++) {
@@ -121,7 +126,8 @@ static bool parse_augmentation(struct cie_parse *parse, const char *letters)
 		case 'L':
 			if (parse->p == end)
 				return false;
-			*(*letters == 'R' ? &parse->cie.fde_enc : &parse->cie.lsda_enc) = *parse->p++;
+			*(*letters == 'R' ? &parse->cie.fde_enc : &parse->cie.lsda_enc) =
+			    *parse->p++;
 			break;
 		case 'P':
 			if (parse->p == end)
@@ -129,15 +135,16 @@ static bool parse_augmentation(struct cie_parse *parse, const char *letters)
 			parse->cie.personality_enc = *parse->p++;
 			if (parse->cie.personality_enc == OMIT)
 				break;
-			if (!ovm_cfi_read_encoded(&parse->p, end, parse->cie.personality_enc, parse_va(parse), ovm_va_of(0),
-						  &value))
+			if (!ovm_cfi_read_encoded(&parse->p, end, parse->cie.personality_enc,
+						  parse_va(parse), ovm_va_of(0), &value))
 				return false;
 			parse->cie.personality = ovm_va_of(value);
 			break;
 		case 'S':
 			parse->cie.is_signal = true;
 			break;
-		case 'B': /* return addresses signed with the other key: another machine's, harmless */
+		case 'B': /* return addresses signed with the other key: another machine's, harmless
+			   */
 			break;
 		default:
 			return false;
@@ -180,9 +187,10 @@ static bool parse_cie_head(struct cie_parse *parse)
 
 static bool same_cie(const struct ovm_cie *a, const struct ovm_cie *b)
 {
-	return a->code_align == b->code_align && a->data_align == b->data_align && a->ra_reg == b->ra_reg &&
-	       a->fde_enc == b->fde_enc && a->lsda_enc == b->lsda_enc && a->personality_enc == b->personality_enc &&
-	       a->is_signal == b->is_signal && a->personality.v == b->personality.v && a->initial_row == b->initial_row;
+	return a->code_align == b->code_align && a->data_align == b->data_align &&
+	       a->ra_reg == b->ra_reg && a->fde_enc == b->fde_enc && a->lsda_enc == b->lsda_enc &&
+	       a->personality_enc == b->personality_enc && a->is_signal == b->is_signal &&
+	       a->personality.v == b->personality.v && a->initial_row == b->initial_row;
 }
 
 static uint32_t keep_cie(struct ovm_cfi *cfi, const struct ovm_cie *cie)
@@ -209,8 +217,8 @@ static uint32_t parse_cie(struct reader *reader, ovm_va va)
 	if (!parse_cie_head(&parse))
 		return BAD_CIE;
 	reader->scratch.n = 0;
-	if (ovm_cfi_run(cfi, &parse.cie, parse.p, (size_t)(rec.end - parse.p), parse_va(&parse), ovm_va_of(0), 0,
-			ovm_cfi_intern(cfi, &row), &reader->scratch))
+	if (ovm_cfi_run(cfi, &parse.cie, parse.p, (size_t)(rec.end - parse.p), parse_va(&parse),
+			ovm_va_of(0), 0, ovm_cfi_intern(cfi, &row), &reader->scratch))
 		return BAD_CIE;
 	parse.cie.initial_row = reader->scratch.v[0].row;
 	return keep_cie(cfi, &parse.cie);
@@ -250,7 +258,9 @@ static uint32_t find_cie(struct reader *reader, ovm_va va)
 	return slot->cie == BAD_CIE ? BAD_CIE : slot->cie - 1;
 }
 
-/* --- FDEs -------------------------------------------------------------------------------------------------------- */
+/* --- FDEs
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static bool parse_fde(struct reader *reader, const struct record *rec, struct ovm_region *out)
 {
@@ -264,8 +274,10 @@ static bool parse_fde(struct reader *reader, const struct record *rec, struct ov
 	if (!ovm_cfi_read_encoded(&p, end, cie->fde_enc, ovm_va_add(rec->body_va, 4), data, &lo) ||
 	    !ovm_cfi_read_encoded(&p, end, cie->fde_enc & 0x0f, ovm_va_of(0), ovm_va_of(0), &size))
 		return false;
-	/* the augmentation data has a length only with 'z', and without 'z' we accept no letters at all */
-	bool has_aug = cie->fde_enc || cie->lsda_enc != OMIT || cie->personality_enc != OMIT || cie->is_signal;
+	/* the augmentation data has a length only with 'z', and without 'z' we accept no letters at
+	 * all */
+	bool has_aug =
+	    cie->fde_enc || cie->lsda_enc != OMIT || cie->personality_enc != OMIT || cie->is_signal;
 	if (has_aug) {
 		if (!ovm_cfi_uleb(&p, end, &aug) || aug > (uint64_t)(end - p))
 			return false;
@@ -279,13 +291,13 @@ static bool parse_fde(struct reader *reader, const struct record *rec, struct ov
 	if (!size || size > UINT32_MAX || lo > UINT64_MAX - size)
 		return false;
 	*out = (struct ovm_region){
-		.lo = ovm_va_of(lo),
-		.hi = ovm_va_of(lo + size),
-		.fde = rec->va,
-		.lsda = ovm_va_of(lsda),
-		.cie = idx,
-		.prog = p,
-		.prog_len = (uint32_t)(end - p),
+	    .lo = ovm_va_of(lo),
+	    .hi = ovm_va_of(lo + size),
+	    .fde = rec->va,
+	    .lsda = ovm_va_of(lsda),
+	    .cie = idx,
+	    .prog = p,
+	    .prog_len = (uint32_t)(end - p),
 	};
 	return true;
 }
@@ -312,17 +324,19 @@ static void walk(struct reader *reader)
 	}
 }
 
-/* --- the binary-search table --------------------------------------------------------------------------------------- */
+/* --- the binary-search table
+ * --------------------------------------------------------------------------------------- */
 
 static int by_fde(const void *a, const void *b)
 {
-	uint64_t x = ((const struct ovm_region *)a)->fde.v, y = ((const struct ovm_region *)b)->fde.v;
+	uint64_t x = ((const struct ovm_region *)a)->fde.v,
+		 y = ((const struct ovm_region *)b)->fde.v;
 	return (x > y) - (x < y);
 }
 
 /* FDEs that only the table knows: @n_walked regions, ascending fde, are there already. */
-static void follow_table(struct reader *reader, const uint8_t *p, const uint8_t *end, ovm_va p_va, uint8_t enc,
-			 uint64_t n, uint32_t n_walked)
+static void follow_table(struct reader *reader, const uint8_t *p, const uint8_t *end, ovm_va p_va,
+			 uint8_t enc, uint64_t n, uint32_t n_walked)
 {
 	const uint8_t *start = p;
 	ovm_va base = reader->image->eh_frame_hdr;
@@ -349,18 +363,22 @@ static void read_header(struct reader *reader)
 	const uint8_t *hdr = NULL;
 	if (image->eh_frame_hdr_size >= 4)
 		hdr = ovm_image_at(image, image->eh_frame_hdr, image->eh_frame_hdr_size);
-	if (!hdr || hdr[2] == OMIT || hdr[3] == OMIT || (hdr[3] & 0x0f) == 1 || (hdr[3] & 0x0f) == 9)
+	if (!hdr || hdr[2] == OMIT || hdr[3] == OMIT || (hdr[3] & 0x0f) == 1 ||
+	    (hdr[3] & 0x0f) == 9)
 		return; /* a table of LEB128 numbers cannot be searched, nobody makes one */
 	const uint8_t *p = hdr + 4, *end = hdr + image->eh_frame_hdr_size;
 	ovm_va va = image->eh_frame_hdr;
-	if (hdr[1] != OMIT && !ovm_cfi_read_encoded(&p, end, hdr[1], ovm_va_add(va, p - hdr), va, &eh_frame))
+	if (hdr[1] != OMIT &&
+	    !ovm_cfi_read_encoded(&p, end, hdr[1], ovm_va_add(va, p - hdr), va, &eh_frame))
 		return;
-	if (!ovm_cfi_read_encoded(&p, end, hdr[2], ovm_va_add(va, p - hdr), va, &n) || n <= reader->n_fdes)
+	if (!ovm_cfi_read_encoded(&p, end, hdr[2], ovm_va_add(va, p - hdr), va, &n) ||
+	    n <= reader->n_fdes)
 		return;
 	follow_table(reader, p, end, ovm_va_add(va, p - hdr), hdr[3], n, reader->out->v.n);
 }
 
-/* --- what kind of region ------------------------------------------------------------------------------------------- */
+/* --- what kind of region
+ * ------------------------------------------------------------------------------------------- */
 
 static int by_range(const void *a, const void *b)
 {
@@ -418,8 +436,8 @@ static bool starts_like_function(struct ovm_ctx *ctx, struct ovm_regions *region
 	struct ovm_cfi_row row;
 	const struct ovm_cfi_row *first = &regions->cfi.rows.v[cie->initial_row];
 	if (region->prog_len && (region->prog[0] & 0xc0) != 0x40) {
-		if (ovm_cfi_first_row(&regions->cfi, cie, region->prog, region->prog_len, ovm_va_of(0), region->lo,
-				      &row)) {
+		if (ovm_cfi_first_row(&regions->cfi, cie, region->prog, region->prog_len,
+				      ovm_va_of(0), region->lo, &row)) {
 			ovm_region_refuse(ctx, regions, idx, OVM_REFUSE_CFI);
 			return false;
 		}
@@ -428,11 +446,13 @@ static bool starts_like_function(struct ovm_ctx *ctx, struct ovm_regions *region
 	return first->cfa_reg == DWARF_RSP && first->cfa_off == 8;
 }
 
-static void classify(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_regions *regions, uint32_t idx)
+static void classify(struct ovm_ctx *ctx, const struct ovm_image *image,
+		     struct ovm_regions *regions, uint32_t idx)
 {
 	struct ovm_region *region = &regions->v.v[idx];
 	bool is_start = starts_like_function(ctx, regions, idx);
-	region->is_plt = ovm_image_plt(image, region->lo) || (!is_start && has_plt_expression(region));
+	region->is_plt =
+	    ovm_image_plt(image, region->lo) || (!is_start && has_plt_expression(region));
 	region->is_fragment = !is_start && !region->is_plt;
 	if (!ovm_image_code(image, region->lo, region->hi.v - region->lo.v))
 		ovm_region_refuse(ctx, regions, idx, OVM_REFUSE_NOT_IN_TEXT);
@@ -442,7 +462,9 @@ static void classify(struct ovm_ctx *ctx, const struct ovm_image *image, struct 
 		ovm_region_refuse(ctx, regions, idx, OVM_REFUSE_PLT);
 }
 
-/* --- public ---------------------------------------------------------------------------------------------------------- */
+/* --- public
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 int ovm_regions_build(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_regions *out)
 {
@@ -458,7 +480,8 @@ int ovm_regions_build(struct ovm_ctx *ctx, const struct ovm_image *image, struct
 	ovm_vec_free(&reader.scratch);
 	if (!regions.v.n) {
 		ovm_regions_free(&regions);
-		return ovm_fail(ctx, OVM_E_FORMAT, "%s: no FDEs: without unwind information no code can be found",
+		return ovm_fail(ctx, OVM_E_FORMAT,
+				"%s: no FDEs: without unwind information no code can be found",
 				image->path);
 	}
 	sort_regions(&regions);
@@ -504,7 +527,8 @@ uint32_t ovm_region_find(const struct ovm_regions *regions, ovm_va va)
 	return OVM_NONE;
 }
 
-int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image, uint32_t idx, ovm_cfi_spans *spans)
+int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image, uint32_t idx,
+		     ovm_cfi_spans *spans)
 {
 	const struct ovm_region *region = &regions->v.v[idx];
 	struct ovm_cie cie = regions->cfi.cies.v[region->cie];
@@ -530,7 +554,8 @@ uint32_t ovm_spans_row(const ovm_cfi_spans *spans, uint32_t off)
 	return spans->v[lo].row;
 }
 
-void ovm_region_refuse(struct ovm_ctx *ctx, struct ovm_regions *regions, uint32_t idx, enum ovm_refusal why)
+void ovm_region_refuse(struct ovm_ctx *ctx, struct ovm_regions *regions, uint32_t idx,
+		       enum ovm_refusal why)
 {
 	struct ovm_region *region = &regions->v.v[idx];
 	if (region->refused || why == OVM_REFUSE_NONE)

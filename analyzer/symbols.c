@@ -1,10 +1,12 @@
-/* What section headers add: .symtab, probe points, hints of language runtimes; and the look-up of symbols by address.
+/* What section headers add: .symtab, probe points, hints of language runtimes; and the look-up of
+ * symbols by address.
  *
- * Section headers serve tools, not the loader; strip may remove them and anything may be wrong in them. So they never
- * cause an error: a table that does not fit the file is ignored.
+ * Section headers serve tools, not the loader; strip may remove them and anything may be wrong in
+ * them. So they never cause an error: a table that does not fit the file is ignored.
  *
- * Look-up: symbols are sorted by (address, rank); the best one for an address is the nearest at or below it that covers
- * it. Nested ones are rare, so a short walk backwards from the upper bound finds it.
+ * Look-up: symbols are sorted by (address, rank); the best one for an address is the nearest at or
+ * below it that covers it. Nested ones are rare, so a short walk backwards from the upper bound
+ * finds it.
  */
 #include "analyzer/image_private.h"
 
@@ -13,7 +15,8 @@
 
 enum { SYM = sizeof(Elf64_Sym), SHDR = sizeof(Elf64_Shdr), WALK_BACK = 32 };
 
-/* --- section headers --------------------------------------------------------------------------------------------- */
+/* --- section headers
+ * --------------------------------------------------------------------------------------------- */
 
 static Elf64_Shdr raw_section(const struct ovm_image_load *load, uint32_t idx)
 {
@@ -43,7 +46,8 @@ void ovm_image_load_sections(struct ovm_image_load *load)
 		n = sh.sh_size;
 	if (names == SHN_XINDEX)
 		names = sh.sh_link;
-	if (n > load->image->size / SHDR || !ovm_image_file(load->image, ehdr.e_shoff, n * SHDR) || names >= n)
+	if (n > load->image->size / SHDR || !ovm_image_file(load->image, ehdr.e_shoff, n * SHDR) ||
+	    names >= n)
 		return;
 	load->sections = first;
 	load->n_sections = (uint32_t)n;
@@ -51,7 +55,8 @@ void ovm_image_load_sections(struct ovm_image_load *load)
 	load->section_names = ovm_strtab_of(section_bytes(load, &sh), sh.sh_size);
 }
 
-bool ovm_image_section(const struct ovm_image_load *load, uint32_t idx, Elf64_Shdr *out, const char **name)
+bool ovm_image_section(const struct ovm_image_load *load, uint32_t idx, Elf64_Shdr *out,
+		       const char **name)
 {
 	if (idx >= load->n_sections)
 		return false;
@@ -71,10 +76,13 @@ bool ovm_image_section_named(const struct ovm_image_load *load, const char *name
 	return false;
 }
 
-/* --- symbols ----------------------------------------------------------------------------------------------------- */
+/* --- symbols
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 /* Functions and objects; untyped symbols too if they name code (hand-written assembly). */
-void ovm_image_add_symbol(struct ovm_image *image, const Elf64_Sym *sym, const struct ovm_strtab *names, bool dynamic)
+void ovm_image_add_symbol(struct ovm_image *image, const Elf64_Sym *sym,
+			  const struct ovm_strtab *names, bool dynamic)
 {
 	const char *name = ovm_strtab_get(names, sym->st_name);
 	ovm_va va = ovm_va_of(sym->st_value);
@@ -88,12 +96,12 @@ void ovm_image_add_symbol(struct ovm_image *image, const Elf64_Sym *sym, const s
 			       : type != STT_FUNC && type != STT_OBJECT && type != STT_GNU_IFUNC)
 		return;
 	ovm_vec_push(&image->symbols, (struct ovm_symbol){
-					      .va = va,
-					      .size = sym->st_size,
-					      .name = name,
-					      .type = (uint8_t)type,
-					      .bind = ELF64_ST_BIND(sym->st_info),
-					      .dynamic = dynamic,
+					  .va = va,
+					  .size = sym->st_size,
+					  .name = name,
+					  .type = (uint8_t)type,
+					  .bind = ELF64_ST_BIND(sym->st_info),
+					  .dynamic = dynamic,
 				      });
 }
 
@@ -156,13 +164,16 @@ const struct ovm_symbol *ovm_image_symbol(const struct ovm_image *image, ovm_va 
 		if (va.v - v[i].va.v < v[i].size)
 			return &v[i];
 		/* without size it reaches to the next symbol */
-		if (!v[i].size && !loose && v[i].va.v == v[lo - 1].va.v && seg && v[i].va.v >= seg->lo.v)
+		if (!v[i].size && !loose && v[i].va.v == v[lo - 1].va.v && seg &&
+		    v[i].va.v >= seg->lo.v)
 			loose = &v[i];
 	}
 	return loose;
 }
 
-/* --- probe points ------------------------------------------------------------------------------------------------ */
+/* --- probe points
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int by_probe(const void *a, const void *b)
 {
@@ -170,7 +181,8 @@ static int by_probe(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* .note.stapsdt: notes "stapsdt" type 3; desc: address of the nop, link-time address of .stapsdt.base, ... */
+/* .note.stapsdt: notes "stapsdt" type 3; desc: address of the nop, link-time address of
+ * .stapsdt.base, ... */
 void ovm_image_load_probes(struct ovm_image_load *load)
 {
 	struct ovm_image *image = load->image;
@@ -198,30 +210,31 @@ void ovm_image_load_probes(struct ovm_image_load *load)
 		qsort(image->probes.v, image->probes.n, sizeof(ovm_va), by_probe);
 }
 
-/* --- language runtimes (rule R14) --------------------------------------------------------------------------------- */
+/* --- language runtimes (rule R14)
+ * --------------------------------------------------------------------------------- */
 
 static const struct {
 	const char *section; /* exact section name, or */
 	const char *symbol;  /* prefix of a defined symbol */
 	uint32_t runtime;
 } signs[] = {
-	{".gopclntab", NULL, OVM_RUNTIME_GO},
-	{".data.rel.ro.gopclntab", NULL, OVM_RUNTIME_GO},
-	{".note.go.buildid", NULL, OVM_RUNTIME_GO},
-	{".llvm_stackmaps", NULL, OVM_RUNTIME_STATEPOINTS},
-	{".svm_heap", NULL, OVM_RUNTIME_GRAAL},
-	{"__managedcode", NULL, OVM_RUNTIME_DOTNET},
-	{NULL, "caml_frametable", OVM_RUNTIME_OCAML},
-	{NULL, "caml_system__frametable", OVM_RUNTIME_OCAML},
-	{NULL, "__LLVM_StackMaps", OVM_RUNTIME_STATEPOINTS},
-	{NULL, "graal_create_isolate", OVM_RUNTIME_GRAAL},
-	{NULL, "DotNetRuntimeDebugHeader", OVM_RUNTIME_DOTNET},
-	{NULL, "coreclr_initialize", OVM_RUNTIME_DOTNET},
-	{NULL, "stg_ap_v_info", OVM_RUNTIME_GHC},
-	{NULL, "hs_main", OVM_RUNTIME_GHC},
-	{NULL, "JVM_FindClassFromBootLoader", OVM_RUNTIME_JVM},
-	{NULL, "JVM_GetInterfaceVersion", OVM_RUNTIME_JVM},
-	{NULL, "JNI_CreateJavaVM", OVM_RUNTIME_JVM},
+    {".gopclntab", NULL, OVM_RUNTIME_GO},
+    {".data.rel.ro.gopclntab", NULL, OVM_RUNTIME_GO},
+    {".note.go.buildid", NULL, OVM_RUNTIME_GO},
+    {".llvm_stackmaps", NULL, OVM_RUNTIME_STATEPOINTS},
+    {".svm_heap", NULL, OVM_RUNTIME_GRAAL},
+    {"__managedcode", NULL, OVM_RUNTIME_DOTNET},
+    {NULL, "caml_frametable", OVM_RUNTIME_OCAML},
+    {NULL, "caml_system__frametable", OVM_RUNTIME_OCAML},
+    {NULL, "__LLVM_StackMaps", OVM_RUNTIME_STATEPOINTS},
+    {NULL, "graal_create_isolate", OVM_RUNTIME_GRAAL},
+    {NULL, "DotNetRuntimeDebugHeader", OVM_RUNTIME_DOTNET},
+    {NULL, "coreclr_initialize", OVM_RUNTIME_DOTNET},
+    {NULL, "stg_ap_v_info", OVM_RUNTIME_GHC},
+    {NULL, "hs_main", OVM_RUNTIME_GHC},
+    {NULL, "JVM_FindClassFromBootLoader", OVM_RUNTIME_JVM},
+    {NULL, "JVM_GetInterfaceVersion", OVM_RUNTIME_JVM},
+    {NULL, "JNI_CreateJavaVM", OVM_RUNTIME_JVM},
 };
 
 enum { N_SIGNS = sizeof(signs) / sizeof(signs[0]) };
@@ -231,7 +244,8 @@ static bool has_text(const struct ovm_image *image, const char *text)
 {
 	for (uint32_t i = 0; i < image->segments.n; i++) {
 		const struct ovm_segment *seg = &image->segments.v[i];
-		if (!(seg->flags & PF_W) && memmem(image->bytes + seg->off.v, seg->filesz, text, strlen(text)))
+		if (!(seg->flags & PF_W) &&
+		    memmem(image->bytes + seg->off.v, seg->filesz, text, strlen(text)))
 			return true;
 	}
 	return false;

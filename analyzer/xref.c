@@ -1,21 +1,27 @@
 /* Who may enter these windows?
  *
- *   lo            lo+skip                      lo+skip+5
- *   | endbr64     | push %rbp | mov %rsp,%rbp ...|        a jump written here destroys the boundaries inside,
- *   +-------------+-----x-----------x------------+        so nobody may arrive at an x
+ *   lo            lo+skip                  lo+skip+5
+ *   | endbr64     | push %rbp | mov %rsp,%rbp ..|
+ *   +-------------+-----x-----------x-----------+
  *
- * A stripped file does not say where code begins or which data are pointers. So every byte position of all code is read as if a direct
- * branch or a RIP-relative lea stood there, and (in a file that is never relocated) every byte position of everything as if it
- * were a 32-bit address. What real code does is a subset of that. The price is chance hits: for branches about one in
- * some million bytes of code, for addresses more (the last bytes of a string make good addresses), so those only count
- * where an instruction starts: a pointer into the middle of an instruction is no pointer.
+ * A jump written over the window destroys the instruction boundaries x inside, so nobody may arrive
+ * there.
  *
- * Branches with an 8-bit distance would give a chance hit at each window. They come from nearby, so the instructions there are decoded.
+ * A stripped file does not say where code begins or which data are pointers. So every byte position
+ * of all code is read as if a direct branch or a RIP-relative lea stood there, and (in a file that
+ * is never relocated) every byte position of everything as if it were a 32-bit address. What real
+ * code does is a subset of that. The price is chance hits: for branches about one in some million
+ * bytes of code, for addresses more (the last bytes of a string make good addresses), so those only
+ * count where an instruction starts, and, found in code, where an instruction has an operand.
  *
- * Cost: a target is looked up in a small bitmap (one bit for 64 bytes of code, fits the second-level cache) before
- * anything else; about 1 ns a byte of code, less for data.
+ * Branches with an 8-bit distance would give a chance hit at each window. They come from nearby, so
+ * the instructions there are decoded.
  *
- * Not seen: a table of distances, in a region that is not copied, to a label within 5 bytes of another region's start.
+ * Cost: a target is looked up in a small bitmap (one bit for 64 bytes of code, fits the
+ * second-level cache) before anything else; about 1 ns a byte of code, less for data.
+ *
+ * Not seen: a table of distances, in a region that is not copied, to a label within 5 bytes of
+ * another region's start.
  */
 #include "analyzer/xref.h"
 
@@ -24,19 +30,20 @@
 #include <string.h>
 
 enum {
-	JMP_LEN = 5,          /* what will be written */
+	JMP_LEN = 5, /* what will be written */
 	ENDBR_LEN = 4,
-	GRANULE = 6,          /* log2 of the bytes one filter bit stands for, at least */
+	GRANULE = 6,	      /* log2 of the bytes one filter bit stands for, at least */
 	FILTER_LOG2_MAX = 23, /* bits in the filter, at most */
-	REL8_BEFORE = 128,    /* where the opcode of a rel8 branch into a window may stand, before and after its start */
+	REL8_BEFORE = 128, /* where the opcode of a rel8 branch into a window may stand, before and
+			      after its start */
 	REL8_AFTER = 131,
 };
 
 enum how { HOW_BRANCH, HOW_LEA, HOW_POINTER, HOW_VALUE };
 
 struct window {
-	uint64_t lo, at;  /* region start; first byte that would be overwritten */
-	uint32_t starts;  /* bit k: an instruction starts at at+k, 0 < k < 5 */
+	uint64_t lo, at; /* region start; first byte that would be overwritten */
+	uint32_t starts; /* bit k: an instruction starts at at+k, 0 < k < 5 */
 };
 
 struct scan {
@@ -47,19 +54,81 @@ struct scan {
 	struct ovm_xref *refs;
 	struct window *windows; /* parallel to refs */
 	uint32_t n;
-	uint64_t lo, span;      /* of all windows */
-	unsigned shift;         /* log2 of bytes a filter bit */
+	uint64_t lo, span; /* of all windows */
+	unsigned shift;	   /* log2 of bytes a filter bit */
 	uint64_t *filter;
-	uint32_t decoded;       /* region in insns, OVM_NONE */
+	uint32_t decoded; /* region in insns, OVM_NONE */
 	bool decoded_ok;
 	ovm_insns insns;
 	const struct ovm_cfg *last_cfg;
-	bool last_unknown;      /* whether last_cfg has a jump that may go anywhere */
+	bool last_unknown; /* whether last_cfg has a jump that may go anywhere */
 };
 
-/* --- a target is known --------------------------------------------------------------------------------------------- */
+/* --- instructions of any region
+ * ------------------------------------------------------------------------------------- */
 
-static void found(struct scan *scan, uint64_t target, enum how how)
+/* The instruction of @insns, ascending, that covers @va. */
+static const struct ovm_insn *insn_at(const struct ovm_insn *insns, uint32_t n, uint64_t va)
+{
+	uint32_t lo = 0, hi = n;
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (insns[mid].va.v <= va)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo && va - insns[lo - 1].va.v < insns[lo - 1].len ? &insns[lo - 1] : NULL;
+}
+
+/* The instruction of region @idx that covers @va. False if its instructions are not known. */
+static bool decoded_insn(struct scan *scan, uint32_t idx, uint64_t va, const struct ovm_insn **out)
+{
+	const struct ovm_region *region = &scan->regions->v.v[idx];
+	const struct ovm_cfg *cfg = scan->cfg_of[idx];
+	enum ovm_refusal why;
+	if (cfg) {
+		uint32_t bb = ovm_cfg_block_of(cfg, ovm_va_of(va));
+		if (bb == OVM_NONE)
+			return false;
+		*out =
+		    insn_at(cfg->insns + cfg->blocks[bb].first_insn, cfg->blocks[bb].n_insns, va);
+		return true;
+	}
+	if (scan->decoded != idx) {
+		scan->insns.n = 0;
+		scan->decoded_ok = !ovm_decode_range(scan->dec, scan->image, region->lo, region->hi,
+						     &scan->insns, &why);
+		scan->decoded = idx;
+	}
+	if (scan->decoded_ok)
+		*out = insn_at(scan->insns.v, scan->insns.n, va);
+	return scan->decoded_ok;
+}
+
+/* --- a target is known
+ * --------------------------------------------------------------------------------------------- */
+
+static bool is_inside(const struct window *win, uint64_t va)
+{
+	return va > win->at && va < win->at + JMP_LEN;
+}
+
+/* May the 4 (or 8) bytes at @from be an operand? In code that decodes, only where an instruction
+ * has one. */
+static bool is_operand(struct scan *scan, uint64_t from)
+{
+	const struct ovm_insn *insn;
+	uint32_t idx = ovm_region_find(scan->regions, ovm_va_of(from));
+	if (idx == OVM_NONE || !decoded_insn(scan, idx, from, &insn) || !insn)
+		return true;
+	uint64_t at = from - insn->va.v;
+	bool is_disp = insn->disp_len >= 4 && at == insn->disp_off;
+	return is_disp || at + 4 == insn->len || at + 8 == insn->len;
+}
+
+/* @from: where the reference stands, for HOW_VALUE. */
+static void found(struct scan *scan, uint64_t target, enum how how, uint64_t from)
 {
 	uint32_t lo = 0, hi = scan->n;
 	while (lo < hi) { /* first window beyond the target */
@@ -73,10 +142,13 @@ static void found(struct scan *scan, uint64_t target, enum how how)
 		return;
 	const struct window *win = &scan->windows[lo - 1];
 	struct ovm_xref *ref = &scan->refs[lo - 1];
-	if (target == win->lo || target == win->at)
+	if (target == win->lo || target == win->at) {
 		ref->flags |= how == HOW_BRANCH ? OVM_XREF_CALLED : OVM_XREF_ADDRESS;
-	else if (target > win->at && target < win->at + JMP_LEN &&
-		 (how != HOW_VALUE || (win->starts >> (target - win->at) & 1)))
+		return;
+	}
+	if (!is_inside(win, target) || (ref->flags & OVM_XREF_INSIDE))
+		return;
+	if (how != HOW_VALUE || ((win->starts >> (target - win->at) & 1) && is_operand(scan, from)))
 		ref->flags |= OVM_XREF_INSIDE;
 }
 
@@ -92,13 +164,16 @@ static inline bool may_hit(const struct scan *scan, uint64_t target)
 static inline void meet(struct scan *scan, uint64_t target, enum how how)
 {
 	if (may_hit(scan, target))
-		found(scan, target, how);
+		found(scan, target, how, 0);
 }
 
 static void make_filter(struct scan *scan)
 {
 	scan->lo = scan->windows[0].lo;
-	scan->span = scan->windows[scan->n - 1].at + JMP_LEN - scan->lo;
+	for (uint32_t i = 0; i < scan->n; i++) { /* not the last window's if ranges overlap */
+		uint64_t span = scan->windows[i].at + JMP_LEN - scan->lo;
+		scan->span = span > scan->span ? span : scan->span;
+	}
 	scan->shift = GRANULE;
 	while (scan->span >> scan->shift >> FILTER_LOG2_MAX)
 		scan->shift++;
@@ -112,7 +187,16 @@ static void make_filter(struct scan *scan)
 	}
 }
 
-/* --- the whole image ------------------------------------------------------------------------------------------------ */
+/* --- the whole image
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static inline uint32_t load32(const uint8_t *p) /* ovm_le32 where a call would show */
+{
+	uint32_t x;
+	memcpy(&x, p, sizeof(x));
+	return x;
+}
 
 /* e8/e9 disp32; 0f 80..8f disp32; 8d modrm(rip) disp32; at any byte */
 static void scan_code(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
@@ -122,12 +206,12 @@ static void scan_code(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t 
 		if (!is_opcode[p[i]])
 			continue;
 		if (p[i] == 0xe8 || p[i] == 0xe9) {
-			meet(scan, va + i + 5 + (uint64_t)(int32_t)ovm_le32(p + i + 1), HOW_BRANCH);
+			meet(scan, va + i + 5 + (uint64_t)(int32_t)load32(p + i + 1), HOW_BRANCH);
 			continue;
 		}
 		if (i + 6 > n)
 			continue;
-		uint64_t target = va + i + 6 + (uint64_t)(int32_t)ovm_le32(p + i + 2);
+		uint64_t target = va + i + 6 + (uint64_t)(int32_t)load32(p + i + 2);
 		if (p[i] == 0x0f && (p[i + 1] & 0xf0) == 0x80)
 			meet(scan, target, HOW_BRANCH);
 		else if (p[i] == 0x8d && (p[i + 1] & 0xc7) == 0x05)
@@ -135,12 +219,15 @@ static void scan_code(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t 
 	}
 }
 
-static void scan_values(struct scan *scan, const uint8_t *p, uint64_t n)
+static void scan_values(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
 {
 	bool is_low = scan->lo + scan->span <= UINT32_MAX;
 	uint64_t len = is_low ? 4 : 8;
-	for (uint64_t i = 0; i + len <= n; i++)
-		meet(scan, is_low ? ovm_le32(p + i) : ovm_le64(p + i), HOW_VALUE);
+	for (uint64_t i = 0; i + len <= n; i++) {
+		uint64_t value = is_low ? load32(p + i) : ovm_le64(p + i);
+		if (may_hit(scan, value))
+			found(scan, value, HOW_VALUE, va + i);
+	}
 }
 
 static void scan_segments(struct scan *scan)
@@ -152,7 +239,7 @@ static void scan_segments(struct scan *scan)
 		if (seg->flags & PF_X)
 			scan_code(scan, p, seg->filesz, seg->lo.v);
 		if (!image->is_dyn)
-			scan_values(scan, p, seg->filesz);
+			scan_values(scan, p, seg->filesz, seg->lo.v);
 	}
 }
 
@@ -172,14 +259,11 @@ static void scan_records(struct scan *scan)
 	meet(scan, image->fini.v, HOW_POINTER);
 }
 
-/* --- the instructions in a window ----------------------------------------------------------------------------------- */
+/* --- the instructions in a window
+ * ----------------------------------------------------------------------------------- */
 
-static bool is_inside(const struct window *win, uint64_t va)
-{
-	return va > win->at && va < win->at + JMP_LEN;
-}
-
-static void note_insn(const struct scan *scan, struct window *win, struct ovm_xref *ref, const struct ovm_insn *insn)
+static void note_insn(const struct scan *scan, struct window *win, struct ovm_xref *ref,
+		      const struct ovm_insn *insn)
 {
 	uint64_t va = insn->va.v, end = va + insn->len;
 	const uint8_t *p = ovm_image_code(scan->image, insn->va, 1);
@@ -188,12 +272,14 @@ static void note_insn(const struct scan *scan, struct window *win, struct ovm_xr
 	/* hand-written code jumps over a lock prefix */
 	if (p && *p == 0xf0 && is_inside(win, va + 1))
 		win->starts |= 1u << (va + 1 - win->at);
-	bool returns = insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND || insn->kind == OVM_INSN_SYSCALL;
+	bool returns = insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND ||
+		       insn->kind == OVM_INSN_SYSCALL;
 	if (returns && is_inside(win, end))
 		ref->flags |= OVM_XREF_NO_ROOM;
 }
 
-static void window_of_cfg(const struct scan *scan, struct window *win, struct ovm_xref *ref, const struct ovm_cfg *cfg)
+static void window_of_cfg(const struct scan *scan, struct window *win, struct ovm_xref *ref,
+			  const struct ovm_cfg *cfg)
 {
 	uint32_t bb = ovm_cfg_block_at(cfg, ovm_va_of(win->lo));
 	if (bb == OVM_NONE) {
@@ -230,12 +316,14 @@ static void window_of_bytes(const struct scan *scan, struct window *win, struct 
 	}
 	if (!region->lsda.v)
 		return;
-	if (ovm_lsda_parse(scan->image, region->lsda, region->lo, region->hi.v - region->lo.v, &lsda)) {
+	if (ovm_lsda_parse(scan->image, region->lsda, region->lo, region->hi.v - region->lo.v,
+			   &lsda)) {
 		ref->flags |= OVM_XREF_NO_ROOM;
 		return;
 	}
 	for (uint32_t i = 0; i < lsda.sites.n; i++) {
-		if (lsda.sites.v[i].landing && is_inside(win, lsda.lp_start.v + lsda.sites.v[i].landing))
+		if (lsda.sites.v[i].landing &&
+		    is_inside(win, lsda.lp_start.v + lsda.sites.v[i].landing))
 			ref->flags |= OVM_XREF_NO_ROOM;
 	}
 	ovm_lsda_fini(&lsda);
@@ -266,8 +354,7 @@ static bool has_unknown_jump(struct scan *scan, const struct ovm_cfg *cfg)
 	if (cfg == scan->last_cfg)
 		return scan->last_unknown;
 	bool unknown = false;
-	ovm_cfg_foreach_bb(cfg, bb)
-	{
+	ovm_cfg_foreach_bb (cfg, bb) {
 		uint32_t flags = cfg->blocks[bb].flags;
 		if ((flags & OVM_BLOCK_UNKNOWN_JUMP) && !(flags & OVM_BLOCK_TAIL_CALL)) {
 			unknown = true;
@@ -286,48 +373,13 @@ static void check_unknown_jumps(struct scan *scan, uint32_t i)
 		scan->refs[i].flags |= OVM_XREF_INSIDE;
 }
 
-/* --- short branches ------------------------------------------------------------------------------------------------- */
+/* --- short branches
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static bool is_rel8_opcode(uint8_t op)
 {
 	return (op & 0xf0) == 0x70 || op == 0xeb || (op & 0xfc) == 0xe0;
-}
-
-/* The instruction of @insns, ascending, that covers @va. */
-static const struct ovm_insn *insn_at(const struct ovm_insn *insns, uint32_t n, uint64_t va)
-{
-	uint32_t lo = 0, hi = n;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-		if (insns[mid].va.v <= va)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo && va - insns[lo - 1].va.v < insns[lo - 1].len ? &insns[lo - 1] : NULL;
-}
-
-/* The instruction of region @idx that covers @va. False if its instructions are not known. */
-static bool decoded_insn(struct scan *scan, uint32_t idx, uint64_t va, const struct ovm_insn **out)
-{
-	const struct ovm_region *region = &scan->regions->v.v[idx];
-	const struct ovm_cfg *cfg = scan->cfg_of[idx];
-	enum ovm_refusal why;
-	if (cfg) {
-		uint32_t bb = ovm_cfg_block_of(cfg, ovm_va_of(va));
-		if (bb == OVM_NONE)
-			return false;
-		*out = insn_at(cfg->insns + cfg->blocks[bb].first_insn, cfg->blocks[bb].n_insns, va);
-		return true;
-	}
-	if (scan->decoded != idx) {
-		scan->insns.n = 0;
-		scan->decoded_ok = !ovm_decode_range(scan->dec, scan->image, region->lo, region->hi, &scan->insns, &why);
-		scan->decoded = idx;
-	}
-	if (scan->decoded_ok)
-		*out = insn_at(scan->insns.v, scan->insns.n, va);
-	return scan->decoded_ok;
 }
 
 /* Does the instruction whose last two bytes stand at @va branch to @target? In doubt, yes. */
@@ -338,7 +390,8 @@ static bool is_branch(struct scan *scan, uint64_t va, uint64_t target)
 	if (idx == OVM_NONE || !decoded_insn(scan, idx, va, &insn))
 		return true;
 	return insn && insn->va.v + insn->len == va + 2 && insn->target.v == target &&
-	       (insn->kind == OVM_INSN_JMP || insn->kind == OVM_INSN_JCC || insn->kind == OVM_INSN_JCXZ);
+	       (insn->kind == OVM_INSN_JMP || insn->kind == OVM_INSN_JCC ||
+		insn->kind == OVM_INSN_JCXZ);
 }
 
 static void check_rel8(struct scan *scan, uint32_t i)
@@ -361,12 +414,16 @@ static void check_rel8(struct scan *scan, uint32_t i)
 	}
 }
 
-/* --- public ---------------------------------------------------------------------------------------------------------- */
+/* --- public
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
-void ovm_xref_scan(struct ovm_decoder *dec, const struct ovm_image *image, const struct ovm_regions *regions,
-		   struct ovm_cfg *const *cfg_of, struct ovm_xref *refs, uint32_t n)
+void ovm_xref_scan(struct ovm_decoder *dec, const struct ovm_image *image,
+		   const struct ovm_regions *regions, struct ovm_cfg *const *cfg_of,
+		   struct ovm_xref *refs, uint32_t n)
 {
-	struct scan scan = {.dec = dec, .image = image, .regions = regions, .cfg_of = cfg_of, .refs = refs, .n = n};
+	struct scan scan = {
+	    .dec = dec, .image = image, .regions = regions, .cfg_of = cfg_of, .refs = refs, .n = n};
 	if (!n)
 		return;
 	scan.decoded = OVM_NONE;

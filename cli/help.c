@@ -68,7 +68,7 @@ void ovm_help_overview(FILE *to)
 	      "  optvm record -o a.prof -- ./prog            sample a program\n"
 	      "  optvm rewrite ./prog -p a.prof -o prog.new  write an optimized copy\n"
 	      "\nUsage: optvm COMMAND [OPTION]... [ARG]...\n"
-	      "\nOptimizes x86-64 Linux programs by their profile, without source or relocations.\n"
+	      "\nOptimizes x86-64 Linux programs by their profile; needs no source, no symbols.\n"
 	      "\nCommands:\n",
 	      to);
 	for (int i = 0; i < OVM_N_CMDS; i++)

@@ -41,9 +41,9 @@
 enum {
 	DEFAULT_HZ = 197, /* prime: no lockstep with timers of the program */
 	MAX_HZ = 200,
-	RESCAN_MS = 1000,     /* maps of a process are at most this old when a sample is resolved */
-	RESCAN_MISS_MS = 100, /* the same when an address is in no known mapping */
-	DETACH_MS = 500,      /* waiting for threads to stop, so that they can be let go */
+	RESCAN_MS = 1000,   /* maps of a process are at most this old when a sample is resolved */
+	RESCAN_MISS_MS = 5, /* first wait after an address that is in no mapping */
+	DETACH_MS = 500,    /* waiting for threads to stop, so that they can be let go */
 };
 
 #define NS_PER_S 1000000000ull
@@ -59,7 +59,8 @@ struct thread {
 
 struct scan { /* when the maps of a process were read */
 	pid_t pid;
-	uint64_t at; /* ns; 0: never, or exec'ed since */
+	uint64_t at;	   /* ns; 0: never, or exec'ed since */
+	uint64_t patience; /* ns to wait before the next reading when an address is not in them */
 	UT_hash_handle hh;
 };
 
@@ -185,18 +186,24 @@ static void scan_remove(struct ovm_ptrace_sampler *sampler, pid_t pid)
 /* --- one sample
  * ---------------------------------------------------------------------------------------------- */
 
+/* Maps change without notice. Read them again when they are old, or when @pc is in none; but code
+ * that is in no file (a JIT's) must not cost a reading per sample, so each vain one doubles the
+ * time until the next. */
 static void refresh_maps(struct ovm_ptrace_sampler *sampler, pid_t pid, ovm_rta pc)
 {
+	struct ovm_procmap *map = sampler->tally->map;
 	struct scan *scan = scan_of(sampler, pid);
 	uint64_t now = now_ns(), age = now - scan->at;
 	ovm_va va;
-	if (scan->at && age < RESCAN_MISS_MS * NS_PER_MS)
+	bool is_known = ovm_procmap_resolve(map, pid, pc, &va) != OVM_NONE;
+	if (scan->at && age < (is_known ? RESCAN_MS * NS_PER_MS : scan->patience))
 		return;
-	if (scan->at && age < RESCAN_MS * NS_PER_MS &&
-	    ovm_procmap_resolve(sampler->tally->map, pid, pc, &va) != OVM_NONE)
-		return;
-	ovm_procmap_scan(sampler->tally->map, pid);
+	ovm_procmap_scan(map, pid);
 	scan->at = now;
+	if (ovm_procmap_resolve(map, pid, pc, &va) != OVM_NONE)
+		scan->patience = 0;
+	else if (scan->patience < RESCAN_MS * NS_PER_MS)
+		scan->patience = 2 * scan->patience + RESCAN_MISS_MS * NS_PER_MS;
 }
 
 static void take_sample(struct ovm_ptrace_sampler *sampler, const struct thread *thread)

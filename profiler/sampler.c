@@ -40,7 +40,7 @@
 #include <unistd.h>
 
 enum {
-	DEFAULT_HZ = 3989, /* near 4 kHz, prime: no lockstep with timers of the program */
+	DEFAULT_HZ = 997,
 	RING_BYTES =
 	    512 << 10,	   /* what perf_event_mlock_kb allows anybody; 4 s of samples at 4 kHz */
 	WAKE_FRACTION = 2, /* wake the tool when a ring is this part full */

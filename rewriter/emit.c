@@ -336,7 +336,8 @@ static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 	ovm_va next = ovm_va_add(w->base, w->off + len);
 	bool direct = insn->kind == OVM_INSN_CALL;
 	if (direct || (insn->flags & OVM_INSN_RIP_REL)) {
-		if (insn->disp_len != 4 || insn->disp_off + 4u > len)
+		if (insn->disp_len != 4 || insn->disp_off + 4u > len ||
+		    (insn->flags & OVM_INSN_ADDR32))
 			return OVM_REFUSE_SPECIAL_INSN;
 		if (!ovm_fixup_rel32(copy + insn->disp_off, next,
 				     direct ? call_target(w, insn->target) : insn->target))

@@ -1,0 +1,539 @@
+/* The proof that an overlay does what the original does: a simulation relation, checked pair by
+ * pair.
+ *
+ * The map claims pairs (overlay offset, original address). Let R be all of them but those of jumps
+ * we made. For each pair the two instructions must be the same, and each way on from the one must
+ * arrive where the same way on from the other leads:
+ *
+ *   overlay            original
+ *   +40 test           1000 test           same bytes
+ *   +42 jne +10        1002 je 1080        inverted: taken must arrive at 1004, falling through at
+ * 1080 +44 jmp 1080       1004 ...            +44 is a jump of ours: it arrives at original 1080,
+ * which is right
+ *
+ * "Arrives" means: direct jumps and nops skipped on either side, the overlay stands at a member of
+ * R with that original address, or is back in the original at that address. As every step from R
+ * leads into R or to the original, nothing reachable is left out, in whatever order the pairs are
+ * looked at: one pass over the map does it, without a worklist.
+ *
+ * Then the patches (check_patch.c), which enter R from the original; the tables, whose entries must
+ * arrive too; and the unwind data (check_unwind.c). Nothing of what built the overlay is used:
+ * Zydis decodes, and only overlay bytes and the map are read.
+ *
+ * Axioms, stated and not proved: a jump table is as long as claimed, its base is as claimed, the
+ * register that held its entry is dead after the jump; control enters original code only at
+ * instruction starts that xref.c knows; after a trap there is nothing.
+ */
+#include "rewriter/check_private.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	BUCKET = 64,	/* overlay bytes that share one index word */
+	MAX_CHAIN = 40, /* direct jumps and nops skipped in the original */
+	MAX_SKIP = 200, /* and in the overlay */
+	INSN_MAX = 15,
+};
+
+bool ovm_check_no(struct ovm_check *check, ovm_va old, uint32_t off, const char *fmt, ...)
+{
+	va_list ap;
+	if (check->result->reason[0])
+		return false;
+	check->result->bad_old = old;
+	check->result->bad_off = off;
+	va_start(ap, fmt);
+	vsnprintf(check->result->reason, sizeof(check->result->reason), fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+const uint8_t *ovm_check_old_code(struct ovm_check *check, uint64_t va, size_t *avail)
+{
+	const struct ovm_segment *segment = check->segment;
+	if (!segment || va - segment->lo.v >= segment->filesz) {
+		segment = check->segment = ovm_image_segment(check->image, ovm_va_of(va));
+		if (!segment || va - segment->lo.v >= segment->filesz)
+			return NULL;
+	}
+	uint64_t rest = segment->filesz - (va - segment->lo.v);
+	*avail = rest < INSN_MAX ? (size_t)rest : INSN_MAX;
+	return ovm_image_code(check->image, ovm_va_of(va), *avail);
+}
+
+static bool decode_old(struct ovm_check *check, uint64_t va, const uint8_t **p,
+		       struct ovm_check_insn *out)
+{
+	size_t avail;
+	*p = ovm_check_old_code(check, va, &avail);
+	return *p && ovm_check_decode(&check->dec, *p, avail, va, out);
+}
+
+static bool decode_new(const struct ovm_check *check, uint32_t off, struct ovm_check_insn *out)
+{
+	if (off >= check->code_end)
+		return false;
+	uint32_t rest = check->code_end - off;
+	return ovm_check_decode(&check->dec, check->overlay->bytes + off,
+				rest < INSN_MAX ? rest : INSN_MAX, check->overlay->base.v + off,
+				out);
+}
+
+/* --- arriving
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static bool is_copy(const struct ovm_map_entry *entry)
+{
+	return !(entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
+}
+
+/* The last entry that starts at or before @off, NULL if none. */
+static const struct ovm_map_entry *entry_before(const struct ovm_check *check, uint32_t off)
+{
+	const struct ovm_map *map = &check->overlay->map;
+	if (off >= check->code_end)
+		return NULL;
+	uint32_t i = check->bucket[off / BUCKET];
+	while (i < map->v.n && map->v.v[i].off <= off)
+		i++;
+	return i ? &map->v.v[i - 1] : NULL;
+}
+
+/* The copy that starts at @off, NULL if something else does. */
+static const struct ovm_map_entry *copy_at(const struct ovm_check *check, uint32_t off)
+{
+	const struct ovm_map_entry *entry = entry_before(check, off);
+	return entry && entry->off == off && is_copy(entry) ? entry : NULL;
+}
+
+/* Glued prefixes: code may jump over `lock`. Then both sides skip the same prefixes of one pair. */
+static bool is_behind_lock(struct ovm_check *check, uint32_t off, uint64_t va)
+{
+	const struct ovm_map_entry *entry = entry_before(check, off);
+	uint32_t skip = entry ? off - entry->off : 0;
+	size_t avail;
+	if (!skip || !is_copy(entry) || skip >= entry->new_len || entry->old.v + skip != va)
+		return false;
+	const uint8_t *old = ovm_check_old_code(check, entry->old.v, &avail);
+	for (uint32_t i = 0; i < skip; i++)
+		if (!old || i >= avail || old[i] != 0xf0 ||
+		    check->overlay->bytes[entry->off + i] != 0xf0)
+			return false;
+	return true;
+}
+
+struct chain { /* original addresses that come to the same: nops and direct jumps lead from each to
+		  the next */
+	uint64_t v[MAX_CHAIN];
+	unsigned n;
+};
+
+static void follow_original(struct ovm_check *check, uint64_t va, struct chain *out)
+{
+	struct ovm_check_insn insn;
+	const uint8_t *p;
+	out->n = 0;
+	while (out->n < MAX_CHAIN) {
+		out->v[out->n++] = va;
+		if (!decode_old(check, va, &p, &insn))
+			return;
+		if (insn.kind == OVM_INSN_NOP)
+			va += insn.len;
+		else if (insn.kind == OVM_INSN_JMP)
+			va = insn.target;
+		else
+			return;
+	}
+}
+
+static bool in_chain(const struct chain *chain, uint64_t va)
+{
+	for (unsigned i = 0; i < chain->n; i++)
+		if (chain->v[i] == va)
+			return true;
+	return false;
+}
+
+/* The overlay has gone to original @to where original @va was due. */
+static bool leaves_well(struct ovm_check *check, uint64_t to, uint64_t va)
+{
+	struct chain from, due;
+	if (ovm_check_is_overwritten(check, to))
+		return false;
+	if (to == va)
+		return true;
+	follow_original(check, va, &due);
+	if (in_chain(&due, to))
+		return true;
+	follow_original(check, to, &from);
+	return in_chain(&from, due.v[due.n - 1]);
+}
+
+static bool overlay_off(const struct ovm_check *check, uint64_t va, uint32_t *off)
+{
+	if (va - check->overlay->base.v >= check->overlay->size)
+		return false;
+	*off = (uint32_t)(va - check->overlay->base.v);
+	return true;
+}
+
+static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
+{
+	struct chain due = {.n = 0};
+	struct ovm_check_insn insn;
+	for (unsigned i = 0; i < MAX_SKIP; i++) {
+		const struct ovm_map_entry *entry = copy_at(check, off);
+		if (entry && entry->old.v == va)
+			return true;
+		if (entry && !due.n)
+			follow_original(check, va, &due);
+		if (entry && in_chain(&due, entry->old.v))
+			return true;
+		if (!decode_new(check, off, &insn))
+			return false;
+		if (insn.kind == OVM_INSN_NOP)
+			off += insn.len;
+		else if (insn.kind != OVM_INSN_JMP)
+			return is_behind_lock(check, off, va);
+		else if (!overlay_off(check, insn.target, &off))
+			return leaves_well(check, insn.target, va);
+	}
+	return false;
+}
+
+bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va)
+{
+	const struct ovm_map_entry *entry = copy_at(check, off);
+	return (entry && entry->old.v == va) || arrives_slowly(check, off, va);
+}
+
+/* Control is transferred to @to (an absolute address) where the original goes to @va. */
+static bool goes_to(struct ovm_check *check, uint64_t to, uint64_t va)
+{
+	uint32_t off;
+	return overlay_off(check, to, &off) ? ovm_check_arrives(check, off, va)
+					    : leaves_well(check, to, va);
+}
+
+/* --- one pair
+ * --------------------------------------------------------------------------------------------------
+ */
+
+struct pair {
+	const struct ovm_map_entry *entry;
+	const uint8_t *a, *b; /* original and overlay bytes */
+	struct ovm_check_insn old, new;
+};
+
+static bool fails(struct ovm_check *check, const struct pair *pair, const char *what)
+{
+	return ovm_check_no(check, pair->entry->old, pair->entry->off, "%s", what);
+}
+
+static uint64_t end_of(const struct pair *pair)
+{
+	return pair->entry->old.v + pair->old.len;
+}
+
+static bool falls_well(struct ovm_check *check, const struct pair *pair, uint64_t va)
+{
+	const struct ovm_map_entry *next = pair->entry + 1, *map = check->overlay->map.v.v;
+	uint32_t off = pair->entry->off + pair->new.len;
+	if (next < map + check->overlay->map.v.n && next->off == off && next->old.v == va &&
+	    is_copy(next))
+		return true;
+	return ovm_check_arrives(check, off, va);
+}
+
+/* Conditional branches: the same, or inverted and crossed. */
+static bool cond_is_same(struct ovm_check *check, const struct pair *pair)
+{
+	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
+	bool crossed = old->kind == OVM_INSN_JCC && new->cc == (old->cc ^ 1);
+	if (old->kind == OVM_INSN_JCC && !crossed && new->cc != old->cc)
+		return fails(check, pair, "another condition");
+	if (old->kind == OVM_INSN_JCXZ &&
+	    (old->len != new->len || memcmp(pair->a, pair->b, old->field_off)))
+		return fails(check, pair, "another loop instruction");
+	if (!goes_to(check, new->target, crossed ? end_of(pair) : old->target))
+		return fails(check, pair, "a branch goes elsewhere");
+	if (!falls_well(check, pair, crossed ? old->target : end_of(pair)))
+		return fails(check, pair, "falls through to something else");
+	return true;
+}
+
+static bool call_is_same(struct ovm_check *check, const struct pair *pair)
+{
+	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
+	if (old->len != new->len || memcmp(pair->a, pair->b, old->field_off))
+		return fails(check, pair, "another call instruction");
+	if (!goes_to(check, new->target, old->target))
+		return fails(check, pair, "a call goes elsewhere");
+	return true;
+}
+
+/* The claims are sorted by load: the first at or behind @va. */
+static uint32_t find_claim(const struct ovm_check *check, uint64_t va)
+{
+	uint32_t lo = 0, hi = check->overlay->tables.n;
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (check->overlay->tables.v[check->by_load[mid]].old_load.v < va)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+/* A load that reads a private table. What is in the table is checked once, elsewhere. */
+static bool is_table_load(const struct ovm_check *check, const struct pair *pair)
+{
+	for (uint32_t i = find_claim(check, pair->entry->old.v); i < check->overlay->tables.n;
+	     i++) {
+		const struct ovm_table_copy *claim = &check->overlay->tables.v[check->by_load[i]];
+		if (claim->old_load.v != pair->entry->old.v)
+			return false;
+		int64_t delta =
+		    (int64_t)(check->overlay->base.v + claim->new_off - claim->old_table.v);
+		if (ovm_check_same_load(pair->a, &pair->old, pair->b, &pair->new, delta,
+					claim->entry_size))
+			return true;
+	}
+	return false;
+}
+
+static bool flags_are_right(struct ovm_check *check, const struct pair *pair)
+{
+	bool call = pair->old.kind == OVM_INSN_CALL || pair->old.kind == OVM_INSN_CALL_IND;
+	bool syscall = pair->old.kind == OVM_INSN_SYSCALL;
+	if (!!(pair->entry->flags & OVM_MAP_CALL) != call ||
+	    !!(pair->entry->flags & OVM_MAP_SYSCALL) != syscall)
+		return fails(check, pair, "the map is wrong about calls");
+	return true;
+}
+
+static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
+{
+	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
+	if (old->kind != new->kind)
+		return fails(check, pair, "another kind of instruction");
+	switch ((enum ovm_insn_kind)old->kind) {
+	case OVM_INSN_JMP:
+		return goes_to(check, new->target, old->target) ||
+		       fails(check, pair, "a jump goes elsewhere");
+	case OVM_INSN_JCC:
+	case OVM_INSN_JCXZ:
+		return cond_is_same(check, pair);
+	case OVM_INSN_CALL:
+		if (!call_is_same(check, pair))
+			return false;
+		break;
+	case OVM_INSN_REFUSE:
+		return fails(check, pair, "an instruction that cannot be copied");
+	default:
+		if (!ovm_check_same(pair->a, old, pair->b, new) && !is_table_load(check, pair))
+			return fails(check, pair, "instructions differ");
+		if (old->kind == OVM_INSN_JMP_IND || old->kind == OVM_INSN_RET ||
+		    old->kind == OVM_INSN_TRAP)
+			return true;
+	}
+	return falls_well(check, pair, end_of(pair)) || fails(check, pair, "continues elsewhere");
+}
+
+static bool check_copy(struct ovm_check *check, const struct ovm_map_entry *entry)
+{
+	struct pair pair = {.entry = entry, .b = check->overlay->bytes + entry->off};
+	if (!decode_old(check, entry->old.v, &pair.a, &pair.old))
+		return fails(check, &pair, "the original does not decode");
+	bool equal = entry->new_len == pair.old.len && !memcmp(pair.a, pair.b, pair.old.len);
+	if (equal && !pair.old.field_len)
+		pair.new = pair.old; /* equal bytes decode alike */
+	else if (!decode_new(check, entry->off, &pair.new))
+		return fails(check, &pair, "the copy does not decode");
+	if (pair.new.len != entry->new_len || pair.old.len != entry->old_len)
+		return fails(check, &pair, "the map is wrong about lengths");
+	check->result->n_pairs++;
+	return flags_are_right(check, &pair) && pair_is_same(check, &pair);
+}
+
+/* A jump of ours, or nops that are run through: about to execute `old`. */
+static bool check_added(struct ovm_check *check, const struct ovm_map_entry *entry)
+{
+	struct ovm_check_insn insn;
+	uint32_t off = entry->off, end = off + entry->new_len;
+	if (!decode_new(check, off, &insn))
+		return ovm_check_no(check, entry->old, off,
+				    "a jump that was added does not decode");
+	if (!(entry->flags & OVM_MAP_PAD)) {
+		if (insn.kind != OVM_INSN_JMP || insn.len != entry->new_len)
+			return ovm_check_no(check, entry->old, off, "what was added is no jump");
+		return goes_to(check, insn.target, entry->old.v) ||
+		       ovm_check_no(check, entry->old, off, "a jump that was added goes elsewhere");
+	}
+	for (; off < end; off += insn.len)
+		if (!decode_new(check, off, &insn) || insn.kind != OVM_INSN_NOP ||
+		    insn.len > end - off)
+			return ovm_check_no(check, entry->old, off,
+					    "padding that is run through is no nop");
+	return ovm_check_arrives(check, end, entry->old.v) ||
+	       ovm_check_no(check, entry->old, off, "padding leads elsewhere");
+}
+
+static bool check_map(struct ovm_check *check)
+{
+	const struct ovm_map *map = &check->overlay->map;
+	for (uint32_t i = 0; i < map->v.n; i++) {
+		const struct ovm_map_entry *entry = &map->v.v[i];
+		if (is_copy(entry)) {
+			if (!check_copy(check, entry))
+				return false;
+		} else if ((entry->flags & OVM_MAP_SYNTH) && !check_added(check, entry)) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* --- tables
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static bool check_entry(struct ovm_check *check, const struct ovm_table_copy *table,
+			const uint8_t *a, const uint8_t *b)
+{
+	if (!memcmp(a, b, table->entry_size)) /* the original target, whatever it is */
+		return true;
+	bool wide = table->entry_size == 8;
+	uint64_t base = table->base.v, off;
+	uint64_t due = base + (wide ? ovm_le64(a) : (uint64_t)(int64_t)(int32_t)ovm_le32(a));
+	uint64_t to = base + (wide ? ovm_le64(b) : (uint64_t)(int64_t)(int32_t)ovm_le32(b));
+	off = to - check->overlay->base.v;
+	if (off < check->overlay->size)
+		return ovm_check_arrives(check, (uint32_t)off, due);
+	return ovm_image_code(check->image, ovm_va_of(due), 1) && leaves_well(check, to, due);
+}
+
+static bool check_table(struct ovm_check *check, const struct ovm_table_copy *table)
+{
+	const struct ovm_overlay *overlay = check->overlay;
+	uint64_t size = (uint64_t)table->n_entries * table->entry_size;
+	const uint8_t *old = ovm_image_readonly(check->image, table->old_table, size);
+	if ((table->entry_size != 4 && table->entry_size != 8) ||
+	    (table->entry_size == 8 && check->image->is_dyn) ||
+	    (table->entry_size == 4 && !table->base.v))
+		return ovm_check_no(check, table->old_load, table->new_off,
+				    "a table of unknown shape");
+	if (!old || table->new_off < check->code_end || table->new_off > overlay->size ||
+	    size > overlay->size - table->new_off)
+		return ovm_check_no(check, table->old_load, table->new_off,
+				    "a table outside its memory");
+	for (uint64_t i = 0; i < size; i += table->entry_size)
+		if (!check_entry(check, table, old + i, overlay->bytes + table->new_off + i))
+			return ovm_check_no(check, table->old_load, table->new_off + (uint32_t)i,
+					    "entry %llu of a table goes elsewhere",
+					    (unsigned long long)(i / table->entry_size));
+	return true;
+}
+
+static bool check_tables(struct ovm_check *check)
+{
+	const struct ovm_table_copy *last = NULL;
+	for (uint32_t i = 0; i < check->overlay->tables.n; i++) {
+		const struct ovm_table_copy *table = &check->overlay->tables.v[i];
+		bool again = last && last->new_off == table->new_off &&
+			     last->old_table.v == table->old_table.v &&
+			     last->base.v == table->base.v && last->n_entries == table->n_entries &&
+			     last->entry_size == table->entry_size;
+		if (!again && !check_table(check, table))
+			return false;
+		last = table;
+	}
+	return true;
+}
+
+/* --- set-up
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+struct load_key {
+	uint64_t va;
+	uint32_t idx;
+};
+
+static int by_va(const void *a, const void *b)
+{
+	const struct load_key *x = a, *y = b;
+	return (x->va > y->va) - (x->va < y->va);
+}
+
+static void index_loads(struct ovm_check *check)
+{
+	uint32_t n = check->overlay->tables.n;
+	struct load_key *keys = ovm_alloc_array(n + 1, sizeof(*keys));
+	for (uint32_t i = 0; i < n; i++)
+		keys[i] = (struct load_key){check->overlay->tables.v[i].old_load.v, i};
+	qsort(keys, n, sizeof(*keys), by_va);
+	check->by_load = ovm_alloc_array(n + 1, sizeof(*check->by_load));
+	for (uint32_t i = 0; i < n; i++)
+		check->by_load[i] = keys[i].idx;
+	free(keys);
+}
+
+static bool find_code_end(struct ovm_check *check)
+{
+	const struct ovm_overlay *overlay = check->overlay;
+	for (int kind = OVM_SECTION_HOT; kind < OVM_N_SECTIONS; kind++) {
+		const struct ovm_section *section = &overlay->sections[kind];
+		uint64_t end = (uint64_t)section->off + section->size;
+		if (end > overlay->size)
+			return ovm_check_no(check, (ovm_va){0}, section->off,
+					    "a section outside the overlay");
+		if (kind <= OVM_SECTION_COLD && section->size && end > check->code_end)
+			check->code_end = (uint32_t)end;
+	}
+	return true;
+}
+
+/* The map ascends, does not overlap and stays in the code. Fills the index. */
+static bool index_map(struct ovm_check *check)
+{
+	const struct ovm_map *map = &check->overlay->map;
+	uint32_t n = check->code_end / BUCKET + 1, filled = 0;
+	uint64_t end = 0;
+	check->bucket = ovm_alloc_array(n, sizeof(*check->bucket));
+	for (uint32_t i = 0; i < map->v.n; i++) {
+		const struct ovm_map_entry *entry = &map->v.v[i];
+		if (entry->off < end || !entry->new_len ||
+		    (uint64_t)entry->off + entry->new_len > check->code_end)
+			return ovm_check_no(check, entry->old, entry->off,
+					    "the map is out of order");
+		end = (uint64_t)entry->off + entry->new_len;
+		for (; filled < n && (uint64_t)filled * BUCKET <= entry->off; filled++)
+			check->bucket[filled] = i;
+	}
+	for (; filled < n; filled++)
+		check->bucket[filled] = map->v.n;
+	return true;
+}
+
+int ovm_check(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_regions *regions,
+	      const struct ovm_overlay *overlay, struct ovm_check_result *result)
+{
+	struct ovm_check check = {
+	    .image = image, .regions = regions, .overlay = overlay, .result = result};
+	(void)ctx;
+	*result = (struct ovm_check_result){0};
+	ovm_check_decoder_init(&check.dec);
+	index_loads(&check);
+	bool ok = find_code_end(&check) && index_map(&check) && ovm_check_patch_order(&check) &&
+		  check_map(&check) && check_tables(&check) && ovm_check_patches(&check) &&
+		  ovm_check_unwind(&check);
+	free(check.bucket);
+	free(check.by_load);
+	return ok ? 0 : OVM_REFUSED;
+}

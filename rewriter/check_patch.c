@@ -1,0 +1,135 @@
+/* Entry patches: five bytes of original code become `jmp copy`. Nothing may arrive at the other
+ * four.
+ *
+ *   at       e9 rel32          control enters here only: this is the pair (target, at)
+ *   at+1..4  gone              no fallback of ours, no direct branch of the same region, no landing
+ * pad, no return address
+ *
+ * Branches from elsewhere (other regions, data) are xref.c's to find; this looks again at what can
+ * be seen of the region itself.
+ */
+#include "rewriter/check_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool ovm_check_is_overwritten(const struct ovm_check *check, uint64_t va)
+{
+	uint32_t lo = 0, hi = check->overlay->patches.n;
+	while (lo < hi) { /* first patch at or behind @va */
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (check->overlay->patches.v[mid].at.v < va)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (!lo)
+		return false;
+	const struct ovm_patch *patch = &check->overlay->patches.v[lo - 1];
+	return va - patch->at.v < patch->len;
+}
+
+bool ovm_check_patch_order(struct ovm_check *check)
+{
+	uint64_t end = 0;
+	for (uint32_t i = 0; i < check->overlay->patches.n; i++) {
+		const struct ovm_patch *patch = &check->overlay->patches.v[i];
+		if (patch->at.v < end || patch->len != 5 || patch->at.v > UINT64_MAX - patch->len)
+			return ovm_check_no(check, patch->at, patch->target,
+					    "patches overlap or are out of order");
+		end = patch->at.v + patch->len;
+	}
+	return true;
+}
+
+static bool no(struct ovm_check *check, const struct ovm_patch *patch, const char *what)
+{
+	return ovm_check_no(check, patch->at, patch->target, "%s", what);
+}
+
+/* No instruction but the last of the window may leave a return address. */
+static bool check_window(struct ovm_check *check, const struct ovm_patch *patch)
+{
+	for (uint64_t va = patch->at.v, end = va + patch->len; va < end;) {
+		struct ovm_check_insn insn;
+		size_t avail;
+		const uint8_t *p = ovm_check_old_code(check, va, &avail);
+		if (!p || !ovm_check_decode(&check->dec, p, avail, va, &insn))
+			return no(check, patch, "a patch over what is no code");
+		va += insn.len;
+		bool calls = insn.kind == OVM_INSN_CALL || insn.kind == OVM_INSN_CALL_IND ||
+			     insn.kind == OVM_INSN_SYSCALL;
+		if (calls && va < end)
+			return no(check, patch, "a patch over a return address");
+	}
+	return true;
+}
+
+static bool check_bytes(struct ovm_check *check, const struct ovm_patch *patch)
+{
+	const struct ovm_overlay *overlay = check->overlay;
+	const uint8_t *code = ovm_image_code(check->image, patch->at, patch->len);
+	if (!code || memcmp(code, patch->old_bytes, patch->len))
+		return no(check, patch, "a patch of other bytes");
+	uint64_t to =
+	    patch->at.v + patch->len + (uint64_t)(int64_t)(int32_t)ovm_le32(patch->new_bytes + 1);
+	if (patch->new_bytes[0] != 0xe9 || to != overlay->base.v + patch->target)
+		return no(check, patch, "a patch is no jump to its target");
+	return ovm_check_arrives(check, patch->target, patch->at.v) ||
+	       no(check, patch, "a patch goes elsewhere");
+}
+
+static bool check_pads(struct ovm_check *check, const struct ovm_patch *patch,
+		       const struct ovm_region *region)
+{
+	struct ovm_lsda lsda = {0};
+	bool ok = true;
+	if (!region->lsda.v || check->regions->cfi.cies.v[region->cie].personality_enc == 0xff)
+		return true;
+	if (ovm_lsda_parse(check->image, region->lsda, region->lo, region->hi.v - region->lo.v,
+			   &lsda))
+		return no(check, patch, "exception tables of a patched region cannot be read");
+	for (uint32_t i = 0; i < lsda.sites.n && ok; i++)
+		ok = !lsda.sites.v[i].landing ||
+		     !ovm_check_is_overwritten(check, lsda.lp_start.v + lsda.sites.v[i].landing);
+	ovm_lsda_fini(&lsda);
+	return ok || no(check, patch, "a patch over a landing pad");
+}
+
+static bool check_branches(struct ovm_check *check, const struct ovm_patch *patch,
+			   const struct ovm_region *region)
+{
+	for (uint64_t va = region->lo.v; va < region->hi.v;) {
+		struct ovm_check_insn insn;
+		size_t avail;
+		const uint8_t *p = ovm_check_old_code(check, va, &avail);
+		if (!p || !ovm_check_decode(&check->dec, p, avail, va, &insn))
+			return no(check, patch, "a patched region does not decode");
+		bool direct = insn.kind == OVM_INSN_JMP || insn.kind == OVM_INSN_JCC ||
+			      insn.kind == OVM_INSN_JCXZ || insn.kind == OVM_INSN_CALL;
+		if (direct && ovm_check_is_overwritten(check, insn.target))
+			return no(check, patch, "a branch into a patch");
+		va += insn.len;
+	}
+	return true;
+}
+
+bool ovm_check_patches(struct ovm_check *check)
+{
+	uint32_t last = OVM_NONE;
+	for (uint32_t i = 0; i < check->overlay->patches.n; i++) {
+		const struct ovm_patch *patch = &check->overlay->patches.v[i];
+		if (patch->region >= check->regions->v.n)
+			return no(check, patch, "a patch of no region");
+		const struct ovm_region *region = &check->regions->v.v[patch->region];
+		if (patch->at.v < region->lo.v || patch->at.v + patch->len > region->hi.v)
+			return no(check, patch, "a patch outside its region");
+		if (!check_bytes(check, patch) || !check_window(check, patch))
+			return false;
+		if (patch->region != last &&
+		    (!check_pads(check, patch, region) || !check_branches(check, patch, region)))
+			return false;
+		last = patch->region;
+	}
+	return true;
+}

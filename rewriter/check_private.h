@@ -1,0 +1,69 @@
+#ifndef OVM_CHECK_PRIVATE_H
+#define OVM_CHECK_PRIVATE_H
+/* Shared by check.c, check_insn.c, check_patch.c and check_unwind.c only. */
+#include "rewriter/check.h"
+
+#include <Zydis/Zydis.h>
+
+struct ovm_check_insn {	 /* what the second decoder says */
+	uint64_t target; /* direct branch or call; or address of a RIP-relative operand */
+	int64_t disp;	 /* of any other memory operand */
+	uint8_t len;
+	uint8_t kind; /* enum ovm_insn_kind; REFUSE for what the checker does not prove */
+	uint8_t cc;   /* JCC */
+	uint8_t field_off, field_len; /* bytes that may differ: relative target or RIP-relative
+					 disp32; len 0 none */
+	bool is_rip;
+	uint8_t modrm_off, sib_off, disp_off, disp_len; /* 0 none */
+};
+
+void ovm_check_decoder_init(ZydisDecoder *dec);
+
+/* Decode at most @avail bytes at @p (link-time address @va). False if they are no instruction. */
+bool ovm_check_decode(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
+		      struct ovm_check_insn *out);
+
+/* Equal but for the field, and the field means the same address. */
+bool ovm_check_same(const uint8_t *a, const struct ovm_check_insn *old, const uint8_t *b,
+		    const struct ovm_check_insn *new);
+
+/* Two loads (or jumps through memory) equal but for a displacement that grew by @delta; reads
+ * entries of @entry_size. */
+bool ovm_check_same_load(const uint8_t *a, const struct ovm_check_insn *old, const uint8_t *b,
+			 const struct ovm_check_insn *new, int64_t delta, unsigned entry_size);
+
+struct ovm_check { /* one run of the checker */
+	const struct ovm_image *image;
+	struct ovm_regions *regions;
+	const struct ovm_overlay *overlay;
+	struct ovm_check_result *result;
+	ZydisDecoder dec;
+	uint32_t code_end; /* overlay bytes [0, code_end) are code */
+	uint32_t *bucket;  /* [code_end / BUCKET + 1]: first map entry at or behind that offset */
+	uint32_t *by_load; /* claims of tables, sorted by (old_load) */
+	const struct ovm_segment *segment; /* of the last original address */
+};
+
+/* Record the first failure. Always returns false. */
+bool ovm_check_no(struct ovm_check *check, ovm_va old, uint32_t off, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Original code at @va and how many bytes of it there are; NULL if none. */
+const uint8_t *ovm_check_old_code(struct ovm_check *check, uint64_t va, size_t *avail);
+
+/* Executing the overlay from @off is the same as executing the original from @va. */
+bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va);
+
+/* An entry patch starts before @va and ends behind it: the original bytes there are gone. */
+bool ovm_check_is_overwritten(const struct ovm_check *check, uint64_t va);
+
+/* check_patch.c: ascending and disjoint; to be known before ovm_check_is_overwritten is asked. */
+bool ovm_check_patch_order(struct ovm_check *check);
+
+/* check_patch.c: every patch is what it claims, and nothing lands inside one. */
+bool ovm_check_patches(struct ovm_check *check);
+
+/* check_unwind.c: rows, personality and call sites of every copied instruction. */
+bool ovm_check_unwind(struct ovm_check *check);
+
+#endif
