@@ -306,9 +306,12 @@ static bool classify(struct ovm_cfg_build *build, const struct ovm_cfg *cfg, str
 static bool classify_all(struct ovm_cfg_build *build, const struct ovm_cfg *cfg,
 			 bool is_last_chance)
 {
+	struct ovm_slicer slicer;
 	bool is_changed = false;
+	ovm_slicer_init(&slicer, build->image, build->regions, cfg);
 	for (uint32_t j = 0; j < build->jumps.n; j++)
-		is_changed |= classify(build, cfg, &build->jumps.v[j], is_last_chance);
+		is_changed |= classify(&slicer, &build->jumps.v[j], is_last_chance);
+	ovm_slicer_fini(&slicer);
 	for (uint32_t j = 0; is_changed && j < build->jumps.n; j++) {
 		struct ovm_jumptable table = build->jumps.v[j].table;
 		if (build->jumps.v[j].cls == OVM_JUMP_TABLE)
@@ -331,9 +334,8 @@ static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 		update_view(build, cfg);
 		if (build->blocks.n > MAX_BLOCKS || build->edges.n > MAX_EDGES)
 			return OVM_REFUSED;
-		if (!build->jumps.n || classify_all(build, cfg, round >= MAX_ROUNDS))
-			if (build->jumps.n)
-				continue;
+		if (build->jumps.n && classify_all(build, cfg, round >= MAX_ROUNDS))
+			continue;
 		if (cfg->has_unseen_entries || !has_unseen_entries(build))
 			return 0;
 		cfg->has_unseen_entries = true;
@@ -342,11 +344,14 @@ static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 
 /* --- the result --- */
 
-static void *keep(struct ovm_cfg *cfg, const void *from, size_t n, size_t size)
+/* Hands out pieces of one allocation: graphs are many and mostly small. */
+static void *take(struct ovm_cfg *cfg, size_t *used, const void *from, size_t n, size_t size)
 {
-	if (!n)
-		return NULL;
-	return memcpy(ovm_arena_array(&cfg->arena, n, size), from, n * size);
+	char *p = (char *)cfg->storage + *used;
+	*used += (n * size + 15) & ~(size_t)15;
+	if (cfg->storage && from && n)
+		memcpy(p, from, n * size);
+	return p;
 }
 
 static void set_jump_flags(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
@@ -386,27 +391,35 @@ static void set_reachable(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	free(stack);
 }
 
-/* Move everything from the build's scratch vectors into the graph's arena. */
+/* Move everything from the build's scratch vectors into one block; called first without the block, to measure it. */
+static size_t store(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
+{
+	size_t used = 0;
+	cfg->regions = take(cfg, &used, NULL, build->parts.n, sizeof(*cfg->regions));
+	cfg->insns = take(cfg, &used, build->insns.v, build->insns.n, sizeof(*cfg->insns));
+	cfg->blocks = take(cfg, &used, build->blocks.v, build->blocks.n, sizeof(*cfg->blocks));
+	cfg->edges = take(cfg, &used, build->edges.v, build->edges.n, sizeof(*cfg->edges));
+	cfg->tables = take(cfg, &used, build->tables.v, build->tables.n, sizeof(*cfg->tables));
+	cfg->by_va = take(cfg, &used, build->by_va.v, build->blocks.n, sizeof(*cfg->by_va));
+	cfg->first_pred = take(cfg, &used, build->first_pred.v, build->blocks.n + 1u, sizeof(*cfg->first_pred));
+	cfg->preds = take(cfg, &used, build->preds.v, build->preds.n, sizeof(*cfg->preds));
+	for (uint32_t t = 0; t < build->tables.n; t++) {
+		ovm_va *targets = take(cfg, &used, NULL, build->tables.v[t].n_entries, sizeof(ovm_va));
+		if (cfg->storage)
+			cfg->tables[t].targets = targets;
+	}
+	return used;
+}
+
 static void finish(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
+	cfg->storage = ovm_alloc(store(build, cfg));
+	store(build, cfg);
 	cfg->n_regions = build->parts.n;
-	cfg->regions = ovm_arena_array(&cfg->arena, build->parts.n, sizeof(*cfg->regions));
 	for (uint32_t p = 0; p < build->parts.n; p++)
 		cfg->regions[p] = build->parts.v[p].region;
-	cfg->insns = keep(cfg, build->insns.v, build->insns.n, sizeof(*cfg->insns));
-	cfg->blocks = keep(cfg, build->blocks.v, build->blocks.n, sizeof(*cfg->blocks));
-	cfg->edges = keep(cfg, build->edges.v, build->edges.n, sizeof(*cfg->edges));
-	cfg->tables = keep(cfg, build->tables.v, build->tables.n, sizeof(*cfg->tables));
-	cfg->by_va = keep(cfg, build->by_va.v, cfg->n_blocks, sizeof(*cfg->by_va));
-	cfg->first_pred =
-	    keep(cfg, build->first_pred.v, cfg->n_blocks + 1u, sizeof(*cfg->first_pred));
-	cfg->preds = keep(cfg, build->preds.v, build->preds.n, sizeof(*cfg->preds));
-	for (uint32_t t = 0; t < cfg->n_tables; t++) {
-		struct ovm_jumptable *table = &cfg->tables[t];
-		table->targets =
-		    ovm_arena_array(&cfg->arena, table->n_entries, sizeof(*table->targets));
-		ovm_jumptable_read(build->image, table, table->targets);
-	}
+	for (uint32_t t = 0; t < cfg->n_tables; t++)
+		ovm_jumptable_read(build->image, &cfg->tables[t], cfg->tables[t].targets);
 	set_jump_flags(build, cfg);
 	set_reachable(build, cfg);
 }
@@ -461,6 +474,7 @@ void ovm_cfg_free(struct ovm_cfg *cfg)
 	if (!cfg)
 		return;
 	ovm_arena_free(&cfg->arena);
+	free(cfg->storage);
 	free(cfg);
 }
 

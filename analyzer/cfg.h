@@ -55,7 +55,7 @@ struct ovm_jumptable {
 	uint32_t n_entries;
 	uint8_t entry_size;  /* 4 or 8 */
 	uint8_t bound;       /* enum ovm_bound */
-	ovm_va *targets;     /* n_entries original targets, in the cfg's arena; any value is possible (over-copied entries) */
+	ovm_va *targets;     /* n_entries original targets, live as long as the cfg; any value is possible (over-copied entries) */
 };
 
 struct ovm_cfg {
@@ -77,7 +77,8 @@ struct ovm_cfg {
 				  * edges that are not here */
 	uint64_t samples;    /* PC samples in the group */
 	bool has_counts;     /* weight.c has run */
-	struct ovm_arena arena;
+	void *storage;       /* one allocation that holds the arrays above */
+	struct ovm_arena arena; /* for what is added later */
 };
 
 #define ovm_cfg_foreach_bb(cfg, bb) for (uint32_t bb = 0; bb < (cfg)->n_blocks; bb++)

@@ -2,6 +2,7 @@
 #define OVM_CFG_PRIVATE_H
 /* The graph under construction. Private to cfg.c and group.c. */
 #include "analyzer/jumptable.h"
+#include "analyzer/slice.h"
 
 enum {				 /* marks of one code byte */
        OVM_MARK_START = 1 << 0,	 /* an instruction starts here */

@@ -15,8 +15,8 @@ enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image, const s
 					  struct ovm_cfg *cfg, uint32_t bb, struct ovm_jumptable *out);
 
 /* The two halves of it: find the table, leaving targets NULL; then read the targets into @targets[n_entries]. */
-enum ovm_jump_class ovm_jumptable_find(const struct ovm_image *image, const struct ovm_regions *regions,
-				       const struct ovm_cfg *cfg, uint32_t bb, struct ovm_jumptable *out);
+struct ovm_slicer;
+enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb, struct ovm_jumptable *out);
 void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table, ovm_va *targets);
 
 #endif

@@ -39,7 +39,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	if (job->stage == N_STAGES) {
 		const char *near = ovm_nearest(opts->words[0], stage_names, N_STAGES);
 		return ovm_fail(ctx, OVM_E_USAGE, "dump: unknown stage '%s'%s%s%s", opts->words[0],
-				near ? ": do you mean '"
+				near ? ": did you mean '"
 				     : ": regions cfg weights traces layout overlay",
 				near ? near : "", near ? "'?" : "");
 	}

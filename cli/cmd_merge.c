@@ -16,8 +16,10 @@ int ovm_cmd_merge(struct ovm_ctx *ctx, const struct ovm_options *opts, int *stat
 			return ovm_fail(ctx, OVM_E_USAGE, "merge: %s is both input and output",
 					path);
 	struct ovm_profile *sum;
-	int err =
-	    ovm_inputs_merge(ctx, (const char *const *)opts->words, (size_t)opts->n_words, &sum);
+	int err = ovm_inputs_output(ctx, opts, path);
+	if (err)
+		return err;
+	err = ovm_inputs_merge(ctx, (const char *const *)opts->words, (size_t)opts->n_words, &sum);
 	if (err)
 		return err;
 	err = ovm_profile_save(ctx, sum, path);

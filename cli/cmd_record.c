@@ -5,6 +5,7 @@
  */
 #include "analyzer/region.h"
 #include "cli/commands.h"
+#include "cli/inputs.h"
 #include "cli/summary.h"
 #include "profiler/launch.h"
 #include "profiler/recorder.h"
@@ -19,6 +20,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+enum { EXIT_OURS = 125 };
 
 static const char default_output[] = "optvm.prof";
 
@@ -78,11 +81,13 @@ static int finish(struct ovm_ctx *ctx, struct ovm_profile *prof, const char *pat
 		name_module(&prof->modules.v[i]);
 		n_modules += prof->modules.v[i].samples.n > 0;
 	}
-	if (!n_modules)
-		return ovm_fail(ctx, OVM_E_UNAVAILABLE,
-				"nothing recorded, %s not written: %" PRIu64 " samples at %" PRIu64
-				" Hz: the program used too little processor time",
-				path, prof->n_samples, prof->frequency);
+	if (!n_modules) {
+		ovm_fail(ctx, OVM_OK,
+			 "nothing recorded, %s not written: %" PRIu64 " samples at %" PRIu64
+			 " Hz: the program used too little processor time",
+			 path, prof->n_samples, prof->frequency);
+		return OVM_REFUSED;
+	}
 	ovm_profile_normalize(prof);
 	int err = ovm_profile_save(ctx, prof, path);
 	if (!err)
@@ -107,28 +112,15 @@ static int parse_duration(struct ovm_ctx *ctx, const char *text, double *out)
 	return 0;
 }
 
-/* An hour of recording must not end with "no such folder". */
-static int check_folder(struct ovm_ctx *ctx, const char *path)
-{
-	char *folder = ovm_strdup(path), *slash = strrchr(folder, '/');
-	if (slash)
-		slash[slash == folder] = 0;
-	int bad = access(slash ? folder : ".", W_OK | X_OK) && access(path, W_OK);
-	free(folder);
-	return bad ? ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot write", path) : 0;
-}
-
 static int record_program(struct ovm_ctx *ctx, const struct ovm_recorder_opts *recorder,
 			  char *const argv[], const char *path, int *status)
 {
 	struct ovm_profile *prof = NULL;
-	int wstatus = 0, exit_status = 125;
-	int err = check_folder(ctx, path);
-	if (!err)
-		err = ovm_record_command(ctx, recorder, argv, &prof, &wstatus, &exit_status);
+	int wstatus = 0, exit_status = EXIT_OURS;
+	int err = ovm_record_command(ctx, recorder, argv, &prof, &wstatus, &exit_status);
 	if (err) {
 		*status = exit_status;
-		return err;
+		return exit_status == EXIT_OURS ? err : ovm_fail_about(ctx, err, argv[0]);
 	}
 	if (prof)
 		err = finish(ctx, prof, path);
@@ -150,9 +142,7 @@ static int record_process(struct ovm_ctx *ctx, const struct ovm_recorder_opts *r
 			  const char *path)
 {
 	struct ovm_profile *prof = NULL;
-	int err = check_folder(ctx, path);
-	if (!err)
-		err = ovm_record_process(ctx, recorder, pid, &prof);
+	int err = ovm_record_process(ctx, recorder, pid, &prof);
 	if (!err)
 		err = finish(ctx, prof, path);
 	ovm_profile_free(prof);
@@ -178,10 +168,15 @@ int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 		return err;
 	if (pid && opts->n_words)
 		return ovm_fail(ctx, OVM_E_USAGE, "record: either a program or -p PID, not both");
-	if (pid)
-		return record_process(ctx, &recorder, (pid_t)pid, path);
-	if (!opts->n_words)
+	if (!pid && !opts->n_words)
 		return ovm_fail(ctx, OVM_E_USAGE,
 				"record: no program: optvm record -o PROF CMD [ARG]...");
+	err = ovm_inputs_output(ctx, opts, path); /* now, not after an hour of recording */
+	if (err) {
+		*status = pid || err == OVM_E_USAGE ? -1 : EXIT_OURS;
+		return err;
+	}
+	if (pid)
+		return record_process(ctx, &recorder, (pid_t)pid, path);
 	return record_program(ctx, &recorder, opts->words, path, status);
 }

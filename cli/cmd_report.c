@@ -332,48 +332,54 @@ static void print_json(const struct model *model, bool with_why)
 
 /* --- the command --- */
 
-static int report(struct ovm_ctx *ctx, const struct ovm_options *opts, struct model *model)
+static int parse(struct ovm_ctx *ctx, const struct ovm_options *opts, struct model *model,
+		 struct ovm_engine_opts *engine)
 {
-	struct ovm_engine_opts engine;
-	int err = ovm_inputs_engine(ctx, opts, &engine);
+	if (opts->n_words != 1)
+		return ovm_fail(ctx, OVM_E_USAGE, "report: %s: optvm report PROF",
+				opts->n_words ? "one profile at a time (optvm merge adds them up)"
+					      : "no profile");
+	int err = ovm_inputs_engine(ctx, opts, engine);
 	if (!err)
 		err = ovm_option_u64(ctx, opts, OVM_OPT_LIMIT, 1, UINT32_MAX, 20, &model->limit);
 	if (!err)
 		err = ovm_style_choose(ctx, opts, stdout, &model->style);
-	if (err)
-		return err;
-	bool with_why = ovm_option_given(opts, OVM_OPT_WHY);
-	fold(model);
-	for (uint32_t i = 0; with_why && i < model->modules.n; i++) {
+	return err;
+}
+
+static void explain(struct model *model, const struct ovm_engine_opts *engine)
+{
+	for (uint32_t i = 0; i < model->modules.n; i++) {
 		struct ovm_why why;
-		ovm_why_explain(model->modules.v[i].module, &engine, &why);
+		ovm_why_explain(model->modules.v[i].module, engine, &why);
 		ovm_vec_push(&model->whys, why);
 	}
-	if (ovm_option_given(opts, OVM_OPT_JSON))
-		print_json(model, with_why);
-	else
-		print_text(model);
-	return 0;
 }
 
 int ovm_cmd_report(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	(void)status;
-	if (opts->n_words != 1)
-		return ovm_fail(ctx, OVM_E_USAGE, "report: %s: optvm report PROF",
-				opts->n_words ? "one profile at a time (optvm merge adds them up)"
-					      : "no profile");
+	struct model model = {0};
+	struct ovm_engine_opts engine;
 	struct ovm_profile *prof;
-	int err = ovm_profile_load(ctx, opts->words[0], &prof);
+	int err = parse(ctx, opts, &model, &engine);
+	if (!err)
+		err = ovm_profile_load(ctx, opts->words[0], &prof);
 	if (err)
 		return err;
-	struct model model = {.prof = prof};
-	err = report(ctx, opts, &model);
+	model.prof = prof;
+	fold(&model);
+	if (ovm_option_given(opts, OVM_OPT_WHY))
+		explain(&model, &engine);
+	if (ovm_option_given(opts, OVM_OPT_JSON))
+		print_json(&model, ovm_option_given(opts, OVM_OPT_WHY));
+	else
+		print_text(&model);
 	for (uint32_t i = 0; i < model.whys.n; i++)
 		ovm_why_fini(&model.whys.v[i]);
 	ovm_vec_free(&model.whys);
 	ovm_vec_free(&model.modules);
 	ovm_vec_free(&model.regions);
 	ovm_profile_free(prof);
-	return err;
+	return 0;
 }

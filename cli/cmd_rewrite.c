@@ -4,10 +4,8 @@
 #include "cli/summary.h"
 #include "rewriter/elf_write.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 struct job {
@@ -40,9 +38,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 				opts->words[1]);
 	if (ovm_inputs_same_file(job->in, job->out))
 		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: %s is both input and output", job->out);
-	if (!ovm_option_given(opts, OVM_OPT_FORCE) && !access(job->out, F_OK))
-		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: %s exists: -f overwrites it", job->out);
-	return 0;
+	return ovm_inputs_output(ctx, opts, job->out);
 }
 
 static void hash_profile(const struct ovm_profile *prof, char *out, size_t size)
@@ -109,9 +105,9 @@ static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct j
 	if (!err)
 		err = ovm_image_open(ctx, job->in, &job->image);
 	if (!err)
-		err = load_profiles(ctx, opts, job);
-	if (!err)
 		err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
+	if (!err)
+		err = load_profiles(ctx, opts, job);
 	if (!err)
 		err = ovm_decoder_open(ctx, &job->dec);
 	if (!err)

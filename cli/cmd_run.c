@@ -82,7 +82,7 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 	err = ovm_session_run(ctx, &session, opts->words, &result, &exit_status);
 	if (err) {
 		*status = exit_status;
-		return err;
+		return exit_status == EXIT_OURS ? err : ovm_fail_about(ctx, err, opts->words[0]);
 	}
 	if (ctx->err < 0) { /* after the exec: the program went on, say so once */
 		ovm_warning(ctx, "%s", ctx->msg);

@@ -1,9 +1,11 @@
 /* Inputs shared by several commands, with messages that say what the profile does hold. */
 #include "cli/inputs.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { MAX_LISTED = 4 };
 
@@ -136,4 +138,22 @@ bool ovm_inputs_same_file(const char *a, const char *b)
 {
 	struct stat sa, sb;
 	return !stat(a, &sa) && !stat(b, &sb) && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+int ovm_inputs_output(struct ovm_ctx *ctx, const struct ovm_options *opts, const char *path)
+{
+	struct stat st;
+	if (!stat(path, &st)) {
+		if (S_ISDIR(st.st_mode))
+			return ovm_fail(ctx, OVM_E_IO, "%s: cannot write: it is a directory", path);
+		if (!S_ISREG(st.st_mode))
+			return 0;
+		if (!ovm_option_given(opts, OVM_OPT_FORCE))
+			return ovm_fail(ctx, OVM_E_USAGE, "%s exists: -f overwrites it", path);
+	}
+	const char *slash = strrchr(path, '/');
+	char *folder = slash ? ovm_strndup(path, (size_t)(slash - path) + 1) : ovm_strdup(".");
+	int bad = access(folder, W_OK | X_OK) ? errno : 0;
+	free(folder);
+	return bad ? ovm_fail_errno(ctx, OVM_E_IO, bad, "%s: cannot write", path) : 0;
 }

@@ -22,4 +22,9 @@ int ovm_inputs_engine(struct ovm_ctx *ctx, const struct ovm_options *opts,
 /* True if both paths name one existing file. */
 bool ovm_inputs_same_file(const char *a, const char *b);
 
+/* May the file @path be made? OVM_E_USAGE: it exists and -f was not given (pipes and devices are
+ * not overwritten, they always may); OVM_E_IO, OVM_E_PERM: its folder is missing or not writable.
+ * Asked before long work. */
+int ovm_inputs_output(struct ovm_ctx *ctx, const struct ovm_options *opts, const char *path);
+
 #endif

@@ -27,7 +27,7 @@ static int fail_command(struct ovm_ctx *ctx, const char *word)
 		names[i] = ovm_cmd_name((enum ovm_cmd)i);
 	const char *near = ovm_nearest(word, names, OVM_N_CMDS);
 	if (near)
-		return ovm_fail(ctx, OVM_E_USAGE, "unknown command '%s': do you mean '%s'?", word,
+		return ovm_fail(ctx, OVM_E_USAGE, "unknown command '%s': did you mean '%s'?", word,
 				near);
 	return ovm_fail(ctx, OVM_E_USAGE, "unknown command '%s': see optvm --help", word);
 }

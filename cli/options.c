@@ -130,7 +130,7 @@ static int fail_unknown(struct ovm_ctx *ctx, enum ovm_cmd cmd, const struct gram
 		const char *near = ovm_nearest(stem, g->names, g->n);
 		if (near)
 			return ovm_fail(ctx, OVM_E_USAGE,
-					"%s: unknown option %s: do you mean --%s?", name, word,
+					"%s: unknown option %s: did you mean --%s?", name, word,
 					near);
 	}
 	return ovm_fail(ctx, OVM_E_USAGE, "%s: unknown option %s: see optvm %s --help", name, word,

@@ -43,7 +43,7 @@ static inline bool ovm_option_given(const struct ovm_options *opts, enum ovm_opt
 int ovm_option_u64(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
 		   uint64_t lo, uint64_t hi, uint64_t fallback, uint64_t *out);
 
-/* "do you mean X?": the nearest of @n words within edit distance 2, else NULL. */
+/* "did you mean X?": the nearest of @n words within edit distance 2, else NULL. */
 const char *ovm_nearest(const char *word, const char *const *words, size_t n);
 
 /* The command called @name, or OVM_N_CMDS. */

@@ -37,6 +37,13 @@ void ovm_warning(const struct ovm_ctx *ctx, const char *fmt, ...)
 	va_end(ap);
 }
 
+int ovm_fail_about(struct ovm_ctx *ctx, int err, const char *what)
+{
+	char msg[sizeof(ctx->msg)];
+	memcpy(msg, ctx->msg, sizeof(msg));
+	return ovm_fail(ctx, (enum ovm_err)err, "%.200s: %s", what, msg);
+}
+
 const char *ovm_summary_bytes(uint64_t n, char *buf, size_t size)
 {
 	static const char *const units[] = {"B", "kB", "MB", "GB"};

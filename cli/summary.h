@@ -11,6 +11,9 @@ void ovm_summary(const struct ovm_ctx *ctx, const char *fmt, ...)
 void ovm_warning(const struct ovm_ctx *ctx, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Put "@what: " before the message of failure @err. Returns @err. */
+int ovm_fail_about(struct ovm_ctx *ctx, int err, const char *what);
+
 /* "812 B", "1.3 MB". Returns @buf. */
 const char *ovm_summary_bytes(uint64_t n, char *buf, size_t size);
 

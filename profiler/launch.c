@@ -77,7 +77,7 @@ int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch 
 		close(err[0]);
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errnum, "fork");
 	}
-	*out = (struct ovm_launch){.pid = pid, .go_fd = go[1], .err_fd = err[0]};
+	*out = (struct ovm_launch){.pid = pid, .name = argv[0], .go_fd = go[1], .err_fd = err[0]};
 	return OVM_OK;
 }
 
@@ -130,7 +130,8 @@ int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_stat
 		return OVM_OK;
 	waitpid(launch->pid, NULL, __WALL);
 	*exit_status = errnum == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
-	return ovm_fail(ctx, OVM_E_UNAVAILABLE, "cannot execute the program: %s", strerror(errnum));
+	return ovm_fail(ctx, OVM_E_UNAVAILABLE, "cannot execute %s: %s", launch->name,
+			strerror(errnum));
 }
 
 /* --- signals

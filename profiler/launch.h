@@ -8,7 +8,8 @@
 
 struct ovm_launch {
 	pid_t pid;
-	int go_fd;  /* write end: one byte lets the child exec */
+	const char *name; /* argv[0], borrowed: for messages */
+	int go_fd;	  /* write end: one byte lets the child exec */
 	int err_fd; /* read end: errno of a failed exec, or end of file after a successful one */
 };
 

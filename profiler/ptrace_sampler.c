@@ -131,8 +131,9 @@ static struct thread *thread_find(struct ovm_ptrace_sampler *sampler, pid_t tid)
 	return thread;
 }
 
-/* Tell the map of a new thread or process; @parent is the process it came from, 0 if unknown. */
-static struct thread *thread_add(struct ovm_ptrace_sampler *sampler, pid_t tid, pid_t parent)
+/* The entry of @tid, made if it is new. The map hears of a new thread or process; maps are not
+ * copied from the parent but scanned when the first sample comes. */
+static struct thread *thread_add(struct ovm_ptrace_sampler *sampler, pid_t tid)
 {
 	struct thread *thread = thread_find(sampler, tid);
 	if (thread)
@@ -144,7 +145,7 @@ static struct thread *thread_add(struct ovm_ptrace_sampler *sampler, pid_t tid, 
 	struct ovm_sample fork = {.kind = OVM_RECORD_FORK,
 				  .pid = (uint32_t)thread->pid,
 				  .tid = (uint32_t)tid,
-				  .ppid = (uint32_t)(tid == thread->pid ? parent : thread->pid)};
+				  .ppid = tid == thread->pid ? 0 : (uint32_t)thread->pid};
 	ovm_procmap_apply(sampler->tally->map, &fork);
 	return thread;
 }
@@ -247,7 +248,7 @@ static void on_exec(struct ovm_ptrace_sampler *sampler, pid_t tid)
 	ptrace(PTRACE_GETEVENTMSG, tid, NULL, &former);
 	if ((pid_t)former != tid)
 		thread_remove(sampler, (pid_t)former);
-	struct thread *thread = thread_add(sampler, tid, 0);
+	struct thread *thread = thread_add(sampler, tid);
 	thread->is_wanted = false;
 	struct ovm_sample exec = {
 	    .kind = OVM_RECORD_COMM, .pid = (uint32_t)tid, .tid = (uint32_t)tid, .is_exec = true};
@@ -258,16 +259,8 @@ static void on_exec(struct ovm_ptrace_sampler *sampler, pid_t tid)
 
 static void on_event(struct ovm_ptrace_sampler *sampler, struct thread *thread, int event, int sig)
 {
-	unsigned long child = 0;
 	pid_t tid = thread->tid;
 	switch (event) {
-	case PTRACE_EVENT_CLONE:
-	case PTRACE_EVENT_FORK:
-	case PTRACE_EVENT_VFORK:
-		if (!ptrace(PTRACE_GETEVENTMSG, tid, NULL, &child) && child)
-			thread_add(sampler, (pid_t)child, thread->pid);
-		resume(tid, 0);
-		break;
 	case PTRACE_EVENT_EXEC:
 		on_exec(sampler, tid);
 		resume(tid, 0);
@@ -282,7 +275,7 @@ static void on_event(struct ovm_ptrace_sampler *sampler, struct thread *thread, 
 		thread->is_wanted = false;
 		resume(tid, 0);
 		break;
-	default:
+	default: /* a new thread or child: it reports a stop of its own, and is entered then */
 		resume(tid, 0);
 	}
 }
@@ -294,8 +287,7 @@ static void on_report(struct ovm_ptrace_sampler *sampler, pid_t tid, int wstatus
 		return;
 	}
 	int event = wstatus >> 16, sig = WSTOPSIG(wstatus);
-	/* a new thread's first stop can come before its parent's event */
-	struct thread *thread = thread_add(sampler, tid, 0);
+	struct thread *thread = thread_add(sampler, tid);
 	if (event)
 		on_event(sampler, thread, event, sig);
 	else
@@ -382,7 +374,7 @@ static int seize(struct ovm_ctx *ctx, struct ovm_ptrace_sampler *sampler, pid_t 
 {
 	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)(long)TRACE_OPTIONS))
 		return seize_failed(ctx, tid, errno);
-	thread_add(sampler, tid, 0);
+	thread_add(sampler, tid);
 	return OVM_OK;
 }
 
@@ -465,15 +457,26 @@ uint64_t ovm_ptrace_sampler_frequency(const struct ovm_ptrace_sampler *sampler)
 	return ((sampler->n_ticks - 1) * NS_PER_S + elapsed / 2) / elapsed;
 }
 
+/* A child that @tid has just made is traced too and has not reported yet, unless it has come and
+ * gone. */
+static void expect_child(struct ovm_ptrace_sampler *sampler, pid_t tid)
+{
+	unsigned long child = 0;
+	if (ptrace(PTRACE_GETEVENTMSG, tid, NULL, &child) || !child)
+		return;
+	struct thread made = {.tid = (pid_t)child, .pid = (pid_t)child};
+	char state = thread_state(&made);
+	if (state && state != 'Z' && state != 'X')
+		thread_add(sampler, (pid_t)child);
+}
+
 /* Let go of @tid, which is in the stop @wstatus: with its signal if it was about to get one. */
 static void detach(struct ovm_ptrace_sampler *sampler, pid_t tid, int wstatus)
 {
 	int event = wstatus >> 16;
-	unsigned long child = 0;
-	if ((event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK ||
-	     event == PTRACE_EVENT_VFORK) &&
-	    !ptrace(PTRACE_GETEVENTMSG, tid, NULL, &child) && child)
-		thread_add(sampler, (pid_t)child, 0); /* it is traced too, and has to be let go */
+	if (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK ||
+	    event == PTRACE_EVENT_VFORK)
+		expect_child(sampler, tid);
 	if (event == PTRACE_EVENT_EXEC)
 		on_exec(sampler, tid);
 	ptrace(PTRACE_DETACH, tid, NULL, (void *)(long)(event ? 0 : WSTOPSIG(wstatus)));

@@ -1,14 +1,14 @@
-/* Unwind data of copied code, read back from the bytes that were written and compared instruction
- * by instruction.
+/* Unwind data of copied code, read back from the bytes that were written and compared instruction by
+ * instruction.
  *
- *   overlay FDE [off, off+size) -> rows and call sites        region of the original -> rows and
- * call sites a copied instruction: row at its first and last byte == row of the original; the call
- * site too (landing pad as an absolute address, same action); personality and the tables behind
- * actions once an FDE
+ *   overlay FDE [off, off+size) -> rows, call sites      original's region -> rows, call sites
  *
- * A frame's return address is looked up as "return address - 1", so the last byte counts as much as
- * the first. Jumps of ours neither throw nor are called from; they are not compared. The readers
- * are strict about form (what we write is one form): anything else is refused.
+ * A copied instruction must have the original's row and call site (landing pad as an absolute
+ * address, same action), at its first and at its last byte: a frame is looked up at its return
+ * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of ours
+ * neither throw nor are called from: only their row counts, for signals, and only where they stay in
+ * their region. The readers are strict about form (what we write is one form): anything else is
+ * refused.
  */
 #include "rewriter/check_private.h"
 
@@ -488,7 +488,15 @@ static bool rows_equal(struct unwind *u, uint32_t old_off, uint32_t new_off, uin
 	return same_row(u, spans->v[u->new_at].row, ovm_spans_row(&u->old_spans, old_off));
 }
 
-static bool check_insn(struct unwind *u, const struct ovm_map_entry *entry)
+static bool in_region(const struct unwind *u, ovm_va va)
+{
+	const struct ovm_regions *regions = u->check->regions;
+	return u->region != OVM_NONE &&
+	       ovm_va_in(va, regions->v.v[u->region].lo, regions->v.v[u->region].hi);
+}
+
+/* Make the FDE that covers @entry and the region of its original the ones at hand. */
+static bool enter(struct unwind *u, const struct ovm_map_entry *entry)
 {
 	uint32_t last = u->fde, last_region = u->region;
 	while (u->fde < u->fdes.n && u->fdes.v[u->fde].off + u->fdes.v[u->fde].size <= entry->off)
@@ -496,12 +504,14 @@ static bool check_insn(struct unwind *u, const struct ovm_map_entry *entry)
 	if (u->fde == u->fdes.n || entry->off < u->fdes.v[u->fde].off ||
 	    entry->off + entry->new_len > u->fdes.v[u->fde].off + u->fdes.v[u->fde].size)
 		return no(u, entry->old, entry->off, "a copy without unwind data");
-	if (u->region == OVM_NONE || !ovm_va_in(entry->old, u->check->regions->v.v[u->region].lo,
-						u->check->regions->v.v[u->region].hi)) {
-		if (!enter_region(u, entry))
-			return false;
-	}
-	if ((last != u->fde || last_region != u->region) && !enter_fde(u, entry))
+	if (!in_region(u, entry->old) && !enter_region(u, entry))
+		return false;
+	return (last == u->fde && last_region == u->region) || enter_fde(u, entry);
+}
+
+static bool check_insn(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	if (!enter(u, entry))
 		return false;
 	uint32_t old_off = (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v);
 	uint32_t new_off = entry->off - u->fdes.v[u->fde].off;
@@ -510,6 +520,26 @@ static bool check_insn(struct unwind *u, const struct ovm_map_entry *entry)
 	if (u->has_lsda && !sites_equal(u, old_off, entry->old_len, new_off, entry->new_len))
 		return no(u, entry->old, entry->off, "handlers differ");
 	return true;
+}
+
+/* A jump of ours, about to execute what it maps to: the row is that one's, where that is in the
+ * same FDE's region. */
+static bool check_jump(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	const struct new_fde *fde = u->fde < u->fdes.n ? &u->fdes.v[u->fde] : NULL;
+	if (!fde || !u->new_spans.n || entry->off < fde->off ||
+	    entry->off + entry->new_len > fde->off + fde->size || !in_region(u, entry->old))
+		return true;
+	return rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
+			  entry->off - fde->off, entry->new_len) ||
+	       no(u, entry->old, entry->off, "the unwind row of an added jump differs");
+}
+
+static bool check_entry(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	if (entry->flags & OVM_MAP_SYNTH)
+		return check_jump(u, entry);
+	return (entry->flags & OVM_MAP_PAD) || check_insn(u, entry);
 }
 
 bool ovm_check_unwind(struct ovm_check *check)
@@ -521,8 +551,7 @@ bool ovm_check_unwind(struct ovm_check *check)
 	bool ok = read_eh_frame(&u) && check_tables(&u);
 	u.region = OVM_NONE;
 	for (uint32_t i = 0; i < map->v.n && ok; i++)
-		if (!(map->v.v[i].flags & (OVM_MAP_SYNTH | OVM_MAP_PAD)))
-			ok = check_insn(&u, &map->v.v[i]);
+		ok = check_entry(&u, &map->v.v[i]);
 	ovm_cfi_fini(&u.cfi);
 	ovm_vec_free(&u.cies);
 	ovm_vec_free(&u.fdes);

@@ -217,13 +217,14 @@ static bool holds_id(const struct ovm_image *image, const struct ovm_elf_move *p
 	return image->build_id_len && off >= piece->old_off && off - piece->old_off < piece->size;
 }
 
+/* Room for @n more program headers behind the table. */
 static bool plan_grow(const struct ovm_image *image, const struct ovm_elf_view *view,
-		      struct ovm_elf_plan *plan)
+		      uint32_t n_new, struct ovm_elf_plan *plan)
 {
 	struct ovm_elf_move pieces[OVM_ELF_MAX_MOVES];
 	uint32_t n = find_pieces(view, pieces);
 	uint64_t lo = view->ehdr.e_phoff + (uint64_t)view->n_phdrs * sizeof(Elf64_Phdr);
-	uint64_t need = lo + sizeof(Elf64_Phdr), pos = lo, id_need = 0;
+	uint64_t need = lo + n_new * sizeof(Elf64_Phdr), pos = lo, id_need = 0;
 	plan->n_moves = 0;
 	while (pos < need ||
 	       pos < id_need) { /* take more than the table needs if that keeps the build-id here */
@@ -253,28 +254,52 @@ static bool plan_grow(const struct ovm_image *image, const struct ovm_elf_view *
 	return true;
 }
 
+static void take(struct ovm_elf_plan *plan, uint32_t need, uint32_t idx, enum ovm_elf_how how)
+{
+	if (idx == OVM_NONE || plan->n_victims == need)
+		return;
+	if (!plan->n_victims)
+		plan->how = how;
+	plan->victims[plan->n_victims++] = idx;
+}
+
+/* The PT_NOTE that says the same as PT_GNU_PROPERTY: who wants neither segment has the section. */
+static uint32_t find_property_note(const struct ovm_elf_view *view)
+{
+	uint32_t property = find_phdr(view, PT_GNU_PROPERTY);
+	for (uint32_t i = 0; property != OVM_NONE && i < view->n_phdrs; i++)
+		if (view->phdrs[i].p_type == PT_NOTE &&
+		    view->phdrs[i].p_offset == view->phdrs[property].p_offset &&
+		    view->phdrs[i].p_filesz == view->phdrs[property].p_filesz)
+			return i;
+	return OVM_NONE;
+}
+
 static int choose(struct ovm_ctx *ctx, const struct ovm_image *image,
 		  const struct ovm_elf_view *view, struct ovm_elf_plan *plan)
 {
-	if ((plan->victim = find_phdr(view, PT_NULL)) != OVM_NONE)
-		plan->how = OVM_ELF_PT_NULL;
-	else if ((plan->victim = find_phdr(view, PT_GNU_PROPERTY)) != OVM_NONE)
-		plan->how = OVM_ELF_PROPERTY;
-	else if (plan_grow(image, view, plan))
-		plan->how = OVM_ELF_GROW;
-	else if ((plan->victim = find_note(image, view, false)) != OVM_NONE)
-		plan->how = OVM_ELF_NOTE;
-	else if ((plan->victim = find_note(image, view, true)) != OVM_NONE)
-		plan->how = OVM_ELF_BUILD_ID;
-	else
-		return ovm_fail(
-		    ctx, OVM_E_FORMAT,
-		    "%s: no room for another program header (no PT_GNU_PROPERTY or PT_NOTE to "
-		    "replace, nothing movable behind the table)",
-		    image->path);
-	if (plan->how != OVM_ELF_GROW)
-		plan->n_moves = 0;
-	return 0;
+	plan->adds_hdr = image->eh_frame.v && find_phdr(view, PT_GNU_EH_FRAME) == OVM_NONE;
+	uint32_t need = 1 + plan->adds_hdr;
+	take(plan, need, find_phdr(view, PT_NULL), OVM_ELF_PT_NULL);
+	take(plan, need, find_phdr(view, PT_GNU_PROPERTY), OVM_ELF_PROPERTY);
+	take(plan, need, plan->n_victims ? find_property_note(view) : OVM_NONE, OVM_ELF_NOTE);
+	if (plan->n_victims == need)
+		return 0;
+	if (plan_grow(image, view, need - plan->n_victims, plan)) {
+		plan->how = plan->n_victims ? plan->how : OVM_ELF_GROW;
+		plan->n_grow = need - plan->n_victims;
+		return 0;
+	}
+	plan->n_moves = 0;
+	take(plan, need, find_note(image, view, false), OVM_ELF_NOTE);
+	take(plan, need, find_note(image, view, true), OVM_ELF_BUILD_ID);
+	if (plan->n_victims == need)
+		return 0;
+	return ovm_fail(
+	    ctx, OVM_E_FORMAT,
+	    "%s: no room for another program header (no PT_GNU_PROPERTY or PT_NOTE to replace, "
+	    "nothing movable behind the table)",
+	    image->path);
 }
 
 /* Place note and moved pieces behind the padding. */
@@ -312,7 +337,7 @@ static bool has_our_note(const struct ovm_elf_view *view)
 int ovm_elf_plan_make(struct ovm_ctx *ctx, const struct ovm_image *image,
 		      const struct ovm_elf_view *view, struct ovm_elf_plan *plan)
 {
-	*plan = (struct ovm_elf_plan){.victim = OVM_NONE};
+	*plan = (struct ovm_elf_plan){0};
 	if (image->is_processed || has_our_note(view))
 		return ovm_fail(ctx, OVM_E_MISMATCH,
 				"%s: was already rewritten by optvm: start from the original file",
@@ -409,6 +434,43 @@ static Elf64_Phdr new_load(const struct ovm_elf_plan *plan, uint64_t segment_siz
 	};
 }
 
+static Elf64_Phdr new_hdr(const struct ovm_elf_plan *plan, ovm_va va, uint64_t size)
+{
+	return (Elf64_Phdr){
+	    .p_type = PT_GNU_EH_FRAME,
+	    .p_flags = PF_R,
+	    .p_offset = plan->off + (va.v - plan->va.v),
+	    .p_vaddr = va.v,
+	    .p_paddr = va.v,
+	    .p_filesz = size,
+	    .p_memsz = size,
+	    .p_align = 4,
+	};
+}
+
+static bool is_victim(const struct ovm_elf_plan *plan, uint32_t idx)
+{
+	for (uint32_t i = 0; i < plan->n_victims; i++)
+		if (plan->victims[i] == idx)
+			return true;
+	return false;
+}
+
+/* An old program header in the new file. */
+static Elf64_Phdr changed(const struct ovm_elf_plan *plan, Elf64_Phdr ph, ovm_va eh_frame_hdr,
+			  uint64_t hdr_size)
+{
+	if (ph.p_type == PT_PHDR) {
+		ph.p_filesz += plan->n_grow * sizeof(Elf64_Phdr);
+		ph.p_memsz += plan->n_grow * sizeof(Elf64_Phdr);
+	} else if (ph.p_type == PT_INTERP || ph.p_type == PT_NOTE) {
+		follow_moves(plan, &ph);
+	} else if (ph.p_type == PT_GNU_EH_FRAME && eh_frame_hdr.v) {
+		ph = new_hdr(plan, eh_frame_hdr, hdr_size);
+	}
+	return ph;
+}
+
 void ovm_elf_new_phdrs(const struct ovm_elf_view *view, const struct ovm_elf_plan *plan,
 		       uint64_t segment_size, ovm_va eh_frame_hdr, uint64_t eh_frame_hdr_size,
 		       struct ovm_buf *out)
@@ -419,25 +481,19 @@ void ovm_elf_new_phdrs(const struct ovm_elf_view *view, const struct ovm_elf_pla
 		if (view->phdrs[i].p_type == PT_LOAD)
 			last_load = i;
 	for (uint32_t i = 0; i < view->n_phdrs; i++) {
-		Elf64_Phdr ph = view->phdrs[i];
-		if (ph.p_type == PT_PHDR && plan->how == OVM_ELF_GROW) {
-			ph.p_filesz += sizeof(Elf64_Phdr);
-			ph.p_memsz += sizeof(Elf64_Phdr);
-		} else if (ph.p_type == PT_INTERP || ph.p_type == PT_NOTE) {
-			follow_moves(plan, &ph);
-		} else if (ph.p_type == PT_GNU_EH_FRAME && eh_frame_hdr.v) {
-			ph.p_vaddr = ph.p_paddr = eh_frame_hdr.v;
-			ph.p_offset = plan->off + (eh_frame_hdr.v - plan->va.v);
-			ph.p_filesz = ph.p_memsz = eh_frame_hdr_size;
-		}
-		if (i != plan->victim)
+		Elf64_Phdr ph = changed(plan, view->phdrs[i], eh_frame_hdr, eh_frame_hdr_size);
+		if (!is_victim(plan, i))
 			ovm_buf_put(out, &ph, sizeof(ph));
 		if (i == last_load) {
-			Elf64_Phdr load = new_load(plan, segment_size);
-			ovm_buf_put(out, &load, sizeof(load));
+			ph = new_load(plan, segment_size);
+			ovm_buf_put(out, &ph, sizeof(ph));
 		}
 	}
-	if (plan->how != OVM_ELF_GROW)
+	if (plan->adds_hdr) {
+		Elf64_Phdr ph = new_hdr(plan, eh_frame_hdr, eh_frame_hdr_size);
+		ovm_buf_put(out, &ph, sizeof(ph));
+	}
+	if (!plan->n_grow)
 		return;
 	ovm_buf_fill(out, 0, plan->table_end - view->ehdr.e_phoff - (out->n - start));
 	for (uint32_t i = 0; i < plan->n_moves; i++)

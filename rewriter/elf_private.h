@@ -21,6 +21,8 @@ enum ovm_elf_how { /* where the program header of the new segment comes from, be
 		   OVM_ELF_BUILD_ID, /* the build-id's PT_NOTE; its bytes and section header stay */
 };
 
+enum { OVM_ELF_MAX_NEW = 2 }; /* PT_LOAD; PT_GNU_EH_FRAME for static programs that have none */
+
 /* The headers of one file, copied out after bounds checks. */
 struct ovm_elf_view {
 	const uint8_t *bytes; /* borrowed */
@@ -41,9 +43,11 @@ struct ovm_elf_move { /* a piece that stood behind the program headers */
 
 struct ovm_elf_plan {
 	enum ovm_elf_how how;
-	uint32_t victim; /* program header that is replaced, OVM_NONE for GROW */
-	ovm_va va;	 /* of the new segment, page aligned */
-	uint64_t off;	 /* in the new file, page aligned */
+	uint32_t victims[OVM_ELF_MAX_NEW]; /* program headers that are replaced */
+	uint32_t n_victims, n_grow;	   /* and how many are added */
+	bool adds_hdr;			   /* a PT_GNU_EH_FRAME is among the new ones */
+	ovm_va va;			   /* of the new segment, page aligned */
+	uint64_t off;			   /* in the new file, page aligned */
 	uint32_t note_size;
 	uint32_t overlay_off; /* from va; 64-byte aligned */
 	uint64_t table_end;   /* GROW: end of the bytes behind e_phoff that are rewritten */
@@ -91,8 +95,9 @@ void ovm_elf_new_build_id(const struct ovm_image *image, const struct ovm_overla
 uint32_t ovm_elf_note_size(void);
 
 /* Merged .eh_frame_hdr into the tail. Sizes are final but for the undo list. */
-void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_regions *regions,
-			 const struct ovm_overlay *overlay, struct ovm_elf_segment *segment);
+void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_elf_plan *plan,
+			 const struct ovm_regions *regions, const struct ovm_overlay *overlay,
+			 struct ovm_elf_segment *segment);
 
 /* The undo list into the tail, then the head: padding, note, moved pieces. @new_id: bytes of the
  * changed build-id. */

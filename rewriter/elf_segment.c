@@ -94,10 +94,11 @@ static void add_regions(const struct ovm_regions *regions, hdr_entries *entries)
 		qsort(entries->v, entries->n, sizeof(*entries->v), by_code);
 }
 
-void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_regions *regions,
-			 const struct ovm_overlay *overlay, struct ovm_elf_segment *segment)
+void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_elf_plan *plan,
+			 const struct ovm_regions *regions, const struct ovm_overlay *overlay,
+			 struct ovm_elf_segment *segment)
 {
-	if (!image->eh_frame_hdr.v)
+	if (!image->eh_frame_hdr.v && !plan->adds_hdr)
 		return;
 	hdr_entries entries = {0};
 	old_entries(image, &entries);

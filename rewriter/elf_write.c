@@ -57,7 +57,7 @@ static uint8_t *edit_at(struct ovm_elf_edits *edits, uint64_t off)
 
 static uint64_t table_size(const struct writer *w)
 {
-	if (w->plan.how == OVM_ELF_GROW)
+	if (w->plan.n_grow)
 		return w->plan.table_end - w->view.ehdr.e_phoff;
 	return (uint64_t)w->view.n_phdrs * sizeof(Elf64_Phdr);
 }
@@ -137,8 +137,7 @@ static void finish_headers(struct writer *w)
 	}
 	memcpy(edit_at(&w->edits, phoff), table.v, table.n);
 	ovm_buf_free(&table);
-	if (plan->how == OVM_ELF_GROW)
-		w->ehdr.e_phnum++;
+	w->ehdr.e_phnum = (uint16_t)(w->ehdr.e_phnum + plan->n_grow);
 	memcpy(edit_at(&w->edits, 0), &w->ehdr, sizeof(w->ehdr));
 }
 
@@ -153,7 +152,7 @@ static int compose(struct writer *w, const struct ovm_regions *regions,
 	int err = collect_edits(w);
 	if (err)
 		return err;
-	ovm_elf_segment_hdr(w->image, regions, overlay, &w->segment);
+	ovm_elf_segment_hdr(w->image, &w->plan, regions, overlay, &w->segment);
 	ovm_elf_segment_undo(&w->view, &w->edits, overlay, &w->segment);
 	ovm_elf_segment_head(w->image, &w->view, &w->plan, overlay, opts->profile_hash, w->id,
 			     &w->segment);

@@ -51,8 +51,8 @@ static bool skip_char(const char **p, const char *end, char c)
 	return true;
 }
 
-/* lo-hi rwxp off major:minor inode path */
-static bool parse_line(const char *p, const char *end, struct ovm_live_range *out)
+/* lo-hi rwxp off major:minor inode path. All but out->path is set; *path is where the path begins. */
+static bool parse_line(const char *p, const char *end, struct ovm_live_range *out, const char **path)
 {
 	uint64_t lo, hi, off, major, minor;
 	if (!hex(&p, end, &lo) || !skip_char(&p, end, '-') || !hex(&p, end, &hi) || !skip_char(&p, end, ' '))
@@ -78,8 +78,8 @@ static bool parse_line(const char *p, const char *end, struct ovm_live_range *ou
 		.major = (uint32_t)major,
 		.minor = (uint32_t)minor,
 		.is_private = prot[3] == 'p',
-		.path = ovm_strndup(p, (size_t)(end - p)),
 	};
+	*path = p;
 	out->prot = (uint8_t)((prot[0] == 'r' ? OVM_PROT_R : 0) | (prot[1] == 'w' ? OVM_PROT_W : 0) |
 			      (prot[2] == 'x' ? OVM_PROT_X : 0));
 	return true;
@@ -218,8 +218,11 @@ void ovm_livemap_parse(const char *text, size_t len, struct ovm_livemap *out)
 		if (!eol)
 			eol = end;
 		struct ovm_live_range range;
-		if (parse_line(text, eol, &range))
+		const char *path;
+		if (parse_line(text, eol, &range, &path)) {
+			range.path = ovm_strndup(path, (size_t)(eol - path));
 			ovm_vec_push(&out->ranges, range);
+		}
 		text = eol + 1;
 	}
 }
@@ -312,6 +315,43 @@ bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, u
 			return false;
 		lo = range->hi;
 	}
+	return true;
+}
+
+/* Advance the needs that this line satisfies; lines come in ascending order. */
+static void still_line(const char *p, const char *end, struct ovm_live_need *needs, uint32_t n)
+{
+	struct ovm_live_range range;
+	const char *path;
+	if (!parse_line(p, end, &range, &path) || range.prot != (OVM_PROT_R | OVM_PROT_X) || !range.is_private)
+		return;
+	for (uint32_t i = 0; i < n; i++)
+		if (needs[i].lo.v >= range.lo.v && needs[i].lo.v < range.hi.v && needs[i].inode == range.inode)
+			needs[i].lo = range.hi;
+}
+
+bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n)
+{
+	enum { SIZE = 16384 }; /* longer than any line */
+	char name[64], buf[SIZE];
+	snprintf(name, sizeof(name), "/proc/%d/maps", (int)pid);
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	size_t have = 0;
+	ssize_t got;
+	while (have < SIZE && (got = read(fd, buf + have, SIZE - have)) > 0) {
+		have += (size_t)got;
+		char *p = buf;
+		for (char *eol; (eol = memchr(p, '\n', have - (size_t)(p - buf))); p = eol + 1)
+			still_line(p, eol, needs, n);
+		have -= (size_t)(p - buf);
+		memmove(buf, p, have);
+	}
+	close(fd);
+	for (uint32_t i = 0; i < n; i++)
+		if (needs[i].lo.v < needs[i].hi.v)
+			return false;
 	return true;
 }
 

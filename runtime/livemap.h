@@ -66,6 +66,16 @@ const struct ovm_live_module *ovm_livemap_module(const struct ovm_livemap *map, 
 /* True if every byte of [lo, hi) is mapped with exactly protection @prot, private, and belongs to file @inode (0: anonymous). */
 bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint8_t prot, uint64_t inode);
 
+/* What must be mapped at the moment of patching. */
+struct ovm_live_need {
+	ovm_rta lo, hi;
+	uint64_t inode; /* 0: anonymous */
+};
+
+/* Are all of [lo, hi) of each need still mapped private, readable and executable? Reads /proc/@pid/maps, allocates nothing: for use
+ * while the target is stopped. @needs is used up. */
+bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n);
+
 /* Reserve [lo, hi) in the map, so that ovm_codemem_place does not choose it twice. */
 void ovm_livemap_reserve(struct ovm_livemap *map, ovm_rta lo, ovm_rta hi);
 

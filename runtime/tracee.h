@@ -23,6 +23,7 @@ struct ovm_thread {
 	uint8_t state;                /* enum ovm_thread_state */
 	int signal;                   /* stopped while receiving it: handed over when it resumes; 0 none */
 	struct user_regs_struct regs; /* after ovm_tracee_regs */
+	ovm_rta move_to;              /* where the caller wants its PC, 0: stays */
 };
 
 struct ovm_tracee {

@@ -15,6 +15,8 @@ enum {
 	OVM_RT_MAX_PAUSE_MS = 100,      /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
 	OVM_RT_STOP_ATTEMPTS = 5,
 	OVM_RT_RETRY_MS = 200,          /* after an attempt that did not stop everybody (vfork, disk) */
+	OVM_RT_PENDING_MS = 3000,       /* a thread that does not report at all: no more attempts */
+	OVM_RT_SERVICE_MS = 5,          /* while one is in that state: how often to look */
 };
 
 #endif

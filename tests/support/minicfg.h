@@ -89,6 +89,7 @@ static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const 
 	cfg->n_regions = 1;
 	cfg->n_blocks = n;
 	cfg->blocks = ovm_alloc_array(n, sizeof(*cfg->blocks));
+	cfg->by_va = ovm_alloc_array(n, sizeof(*cfg->by_va));
 	uint32_t at = 0;
 	for (uint32_t b = 0; b < n; b++) {
 		struct ovm_block *block = &cfg->blocks[b];
@@ -99,6 +100,7 @@ static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const 
 		while (at < insns.n && insns.v[at].va.v < block->hi.v)
 			at++;
 		block->n_insns = at - block->first_insn;
+		cfg->by_va[b] = b;
 	}
 	mini_edges(cfg);
 	ovm_vec_push(&m->regions.v, (struct ovm_region){.lo = mini_va(m, lo), .hi = mini_va(m, hi)});
@@ -120,6 +122,7 @@ static inline void mini_close(struct mini *m)
 		free(cfg->insns);
 		free(cfg->regions);
 		free(cfg->blocks);
+		free(cfg->by_va);
 		free(cfg->edges);
 		free(cfg->tables);
 		free(cfg);

@@ -69,22 +69,34 @@ static void fini(struct fixture *f)
 	mini_close(&f->m);
 }
 
-/* Compare the code, one "offset flags text" a line; '@label' arguments are resolved by the caller with snprintf. */
+/* One copied instruction as text; direct branches with the address they go to. */
+static void print_insn(const struct fixture *f, uint32_t off, char *text, size_t size)
+{
+	const uint8_t *at = f->overlay.bytes + off;
+	ovm_va va = ovm_va_add(f->overlay.base, off);
+	struct ovm_insn insn;
+	assert_true(ovm_decode_one(f->m.dec, at, f->overlay.size - off, va, &insn) > 0);
+	ovm_decoder_text(f->m.dec, at, f->overlay.size - off, va, text, size);
+	for (char *c = text; *c; c++)
+		if (*c == '\t')
+			*c = ' ';
+	if (insn.kind == OVM_INSN_JMP || insn.kind == OVM_INSN_JCXZ || insn.kind == OVM_INSN_JCC)
+		snprintf(strchr(text, ' '), 32, " 0x%llx", (unsigned long long)insn.target.v);
+}
+
+/* Compare the code, one "offset flags text" a line. */
 static void expect_code(const struct fixture *f, const char *want)
 {
 	char got[4096] = "", text[128];
 	size_t n = 0;
 	for (uint32_t i = 0; i < f->overlay.map.v.n; i++) {
 		const struct ovm_map_entry *entry = &f->overlay.map.v.v[i];
-		ovm_decoder_text(f->m.dec, f->overlay.bytes + entry->off, f->overlay.size - entry->off,
-				 ovm_va_add(f->overlay.base, entry->off), text, sizeof(text));
-		for (char *c = text; *c; c++)
-			if (*c == '\t')
-				*c = ' ';
+		print_insn(f, entry->off, text, sizeof(text));
 		n += (size_t)snprintf(got + n, sizeof(got) - n, "%x %s%s%s%s%s\n", entry->off,
-				      entry->flags & OVM_MAP_SYNTH ? "s " : "", entry->flags & OVM_MAP_CALL ? "c " : "",
-				      entry->flags & OVM_MAP_DUPLICATE ? "d " : "", entry->flags & OVM_MAP_PAD ? "p " : "",
-				      text);
+				      entry->flags & OVM_MAP_SYNTH ? "s " : "",
+				      entry->flags & OVM_MAP_CALL ? "c " : "",
+				      entry->flags & OVM_MAP_DUPLICATE ? "d " : "",
+				      entry->flags & OVM_MAP_PAD ? "p " : "", text);
 	}
 	assert_string_equal(got, want);
 }

@@ -1,4 +1,5 @@
-/* image.c, image_dyn.c, symbols.c: good files, and every way a file can be bad that has a message of its own. */
+/* image.c, image_dyn.c, symbols.c: good files, and every way a file can be bad that has a message
+ * of its own. */
 #include "analyzer/image_private.h"
 #include "tests/support/mini_elf.h"
 
@@ -139,8 +140,9 @@ static void test_relro_and_rights(void **state)
 static void test_notes(void **state)
 {
 	(void)state;
-	static const uint8_t notes[] = {4, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 'G', 'N', 'U', 0, 0xde, 0xad, 0xbe, 0xef,
-					6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 'o', 'p', 't', 'v', 'm', 0,   0,	  0};
+	static const uint8_t notes[] = {
+	    4, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 'G', 'N', 'U', 0,   0xde, 0xad, 0xbe, 0xef,
+	    6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 'o', 'p', 't', 'v', 'm',  0,	0,    0};
 	mini_init(&mini, 0);
 	mini_put(&mini, MINI_DATA, notes, sizeof(notes));
 	mini_phdr(&mini, PT_NOTE, PF_R, MINI_DATA, sizeof(notes));
@@ -157,7 +159,16 @@ static void test_notes(void **state)
 	ovm_image_close(image);
 }
 
-enum { DYN = 0x800, SYMTAB = 0xa00, STRTAB = 0xb00, HASH = 0xc00, RELA = 0xd00, RELR = 0xe00, PLT = 0x1000, GOT = 0x1100 };
+enum {
+	DYN = 0x800,
+	SYMTAB = 0xa00,
+	STRTAB = 0xb00,
+	HASH = 0xc00,
+	RELA = 0xd00,
+	RELR = 0xe00,
+	PLT = 0x1000,
+	GOT = 0x1100
+};
 
 static void put_dyn(unsigned idx, int64_t tag, uint64_t value)
 {
@@ -169,15 +180,20 @@ static void put_dyn(unsigned idx, int64_t tag, uint64_t value)
 static void make_dynamic(void)
 {
 	static const uint32_t hash[] = {1, 3, 1, 0, 0, 0};
-	static const uint8_t stub[] = {0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0xf5, 0, 0, 0, 0x0f, 0x1f, 0x44, 0, 0};
-	Elf64_Sym f = {.st_name = 1, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 1,
-		       .st_value = MINI_VA + 0x1200, .st_size = 16};
+	static const uint8_t stub[] = {0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0xf5,
+				       0,    0,	   0,	 0x0f, 0x1f, 0x44, 0,	 0};
+	Elf64_Sym f = {.st_name = 1,
+		       .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
+		       .st_shndx = 1,
+		       .st_value = MINI_VA + 0x1200,
+		       .st_size = 16};
 	Elf64_Sym g = {.st_name = 3, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC)};
 	Elf64_Rela rela[] = {
-		{.r_offset = MINI_VA + 0x1180, .r_info = R_X86_64_RELATIVE, .r_addend = 0x77},
-		{.r_offset = MINI_VA + GOT, .r_info = ELF64_R_INFO(2, R_X86_64_JUMP_SLOT)},
+	    {.r_offset = MINI_VA + 0x1180, .r_info = R_X86_64_RELATIVE, .r_addend = 0x77},
+	    {.r_offset = MINI_VA + GOT, .r_info = ELF64_R_INFO(2, R_X86_64_JUMP_SLOT)},
 	};
-	uint64_t relr[] = {MINI_VA + 0x1300, 1 | 1 << 2}; /* 0x1300, then the second word after it: 0x1310 */
+	uint64_t relr[] = {MINI_VA + 0x1300,
+			   1 | 1 << 2}; /* 0x1300, then the second word after it: 0x1310 */
 	uint64_t word = 0x99;
 	mini_init(&mini, 1);
 	mini_put(&mini, SYMTAB + sizeof(f), &f, sizeof(f));
@@ -306,11 +322,11 @@ static void test_damage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_minimum),	     cmocka_unit_test(test_bad_header),
-		cmocka_unit_test(test_bad_segments), cmocka_unit_test(test_relro_and_rights),
-		cmocka_unit_test(test_notes),	     cmocka_unit_test(test_dynamic),
-		cmocka_unit_test(test_bad_dynamic),  cmocka_unit_test(test_own_file),
-		cmocka_unit_test(test_damage),
+	    cmocka_unit_test(test_minimum),	 cmocka_unit_test(test_bad_header),
+	    cmocka_unit_test(test_bad_segments), cmocka_unit_test(test_relro_and_rights),
+	    cmocka_unit_test(test_notes),	 cmocka_unit_test(test_dynamic),
+	    cmocka_unit_test(test_bad_dynamic),	 cmocka_unit_test(test_own_file),
+	    cmocka_unit_test(test_damage),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -112,7 +112,7 @@ static void test_bad_options(void **state)
 {
 	(void)state;
 	struct ovm_options o;
-	assert_usage(&o, parse(&o, "report", "--jsn", "x", NULL), "--jsn: do you mean --json?");
+	assert_usage(&o, parse(&o, "report", "--jsn", "x", NULL), "--jsn: did you mean --json?");
 	assert_usage(&o, parse(&o, "report", "x", "--utterly", NULL), "unknown option --utterly");
 	assert_usage(&o, parse(&o, "report", "-Z", NULL), "unknown option -Z");
 	assert_usage(&o, parse(&o, "report", "-vZ", NULL), "unknown option -Z");

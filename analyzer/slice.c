@@ -1,0 +1,266 @@
+/* Reaching definitions without SSA: walk backwards from the use through all predecessors until every path meets a definition.
+ *
+ *      lea T(%rip),%r12         <- the only definition that reaches: %r12 is T
+ *        │      ┌────────┐
+ *        ▼      ▼        │
+ *      [ loop head ]     │      calls in between keep %r12, so they define nothing here
+ *        ▼               │
+ *      [ movslq (%r12,%rax,4),%rax ... ]
+ *
+ * A path that meets a function's start or a landing pad first has a value nobody knows. If blocks may be entered along edges
+ * that are not in the graph (cfg->has_unseen_entries), every block's start is such a place.
+ *
+ * Cost: one bit test a block for blocks without a definition; MAX_VISITS blocks a question.
+ */
+#include "analyzer/slice.h"
+
+#include <stdlib.h>
+
+enum { MAX_VISITS = 1 << 16, MAX_DEPTH = 8 };
+
+void ovm_slicer_init(struct ovm_slicer *slicer, const struct ovm_image *image, const struct ovm_regions *regions,
+		     const struct ovm_cfg *cfg)
+{
+	*slicer = (struct ovm_slicer){.image = image, .regions = regions, .cfg = cfg};
+	slicer->block_defs = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
+	slicer->seen = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
+	slicer->taint = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
+	ovm_cfg_foreach_bb(cfg, bb) {
+		const struct ovm_block *block = &cfg->blocks[bb];
+		for (uint32_t i = 0; i < block->n_insns; i++)
+			slicer->block_defs[bb] |= cfg->insns[block->first_insn + i].defs;
+	}
+}
+
+void ovm_slicer_fini(struct ovm_slicer *slicer)
+{
+	free(slicer->block_defs);
+	free(slicer->seen);
+	free(slicer->taint);
+	ovm_vec_free(&slicer->stack);
+}
+
+bool ovm_slice_is_entry(const struct ovm_slicer *slicer, uint32_t bb)
+{
+	const struct ovm_cfg *cfg = slicer->cfg;
+	const struct ovm_block *block = &cfg->blocks[bb];
+	bool is_start = (block->flags & OVM_BLOCK_REGION_START) && !slicer->regions->v.v[block->region].is_fragment;
+	return is_start || (block->flags & OVM_BLOCK_LANDING_PAD) || cfg->has_unseen_entries ||
+	       cfg->first_pred[bb] == cfg->first_pred[bb + 1];
+}
+
+/* --- definitions --- */
+
+static void add_def(struct ovm_defs *defs, uint32_t bb, uint32_t insn)
+{
+	if (defs->n == OVM_MAX_DEFS)
+		defs->is_unknown = true;
+	else
+		defs->at[defs->n++] = (struct ovm_point){bb, insn};
+}
+
+/* Last definition of @reg in block @bb before instruction @end; false if there is none. */
+static bool find_in_block(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end, uint8_t reg, struct ovm_defs *out)
+{
+	if (!(slicer->block_defs[bb] >> reg & 1))
+		return false;
+	for (uint32_t i = end; i-- > slicer->cfg->blocks[bb].first_insn;) {
+		if (slicer->cfg->insns[i].defs >> reg & 1) {
+			add_def(out, bb, i);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void push_preds(struct ovm_slicer *slicer, uint32_t bb, struct ovm_defs *out)
+{
+	const struct ovm_cfg *cfg = slicer->cfg;
+	if (ovm_slice_is_entry(slicer, bb)) {
+		bool is_function = (cfg->blocks[bb].flags & (OVM_BLOCK_REGION_START | OVM_BLOCK_LANDING_PAD)) ==
+					   OVM_BLOCK_REGION_START &&
+				   cfg->first_pred[bb] == cfg->first_pred[bb + 1] && !cfg->has_unseen_entries;
+		*(is_function ? &out->from_entry : &out->is_unknown) = true;
+	}
+	for (uint32_t p = cfg->first_pred[bb]; p < cfg->first_pred[bb + 1]; p++) {
+		uint32_t src = cfg->edges[cfg->preds[p]].src;
+		if (slicer->seen[src] == slicer->generation)
+			continue;
+		slicer->seen[src] = slicer->generation;
+		ovm_vec_push(&slicer->stack, src);
+	}
+}
+
+void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, struct ovm_defs *out)
+{
+	const struct ovm_cfg *cfg = slicer->cfg;
+	*out = (struct ovm_defs){0};
+	slicer->generation++;
+	slicer->stack.n = 0;
+	if (find_in_block(slicer, at.bb, at.insn, reg, out))
+		return;
+	push_preds(slicer, at.bb, out);
+	for (uint32_t n = 0; slicer->stack.n && !out->is_unknown; n++) {
+		uint32_t bb = slicer->stack.v[--slicer->stack.n];
+		if (n == MAX_VISITS)
+			out->is_unknown = true;
+		if (!find_in_block(slicer, bb, cfg->blocks[bb].first_insn + cfg->blocks[bb].n_insns, reg, out))
+			push_preds(slicer, bb, out);
+	}
+}
+
+bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, struct ovm_point *out)
+{
+	struct ovm_defs defs;
+	if (reg >= OVM_RIP)
+		return false;
+	ovm_slice_defs(slicer, at, reg, &defs);
+	if (defs.n != 1 || defs.from_entry || defs.is_unknown)
+		return false;
+	*out = defs.at[0];
+	return true;
+}
+
+/* --- constants --- */
+
+static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth, uint64_t *value);
+
+static bool const_lea(struct ovm_slicer *slicer, struct ovm_point at, const struct ovm_insn *insn, unsigned depth,
+		      uint64_t *value)
+{
+	uint64_t base = 0;
+	if (insn->flags & OVM_INSN_ADDR32)
+		return false;
+	if (insn->flags & OVM_INSN_RIP_REL) {
+		*value = insn->target.v;
+		return true;
+	}
+	if (insn->index != OVM_REG_NONE ||
+	    (insn->base != OVM_REG_NONE && !const_at(slicer, at, insn->base, depth, &base)))
+		return false;
+	*value = base + (uint64_t)(int64_t)insn->disp;
+	return true;
+}
+
+/* Value of the register that the instruction at @at defines. */
+static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned depth, uint64_t *value)
+{
+	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
+	bool is_self = insn->form == OVM_FORM_RR && insn->dst == insn->src;
+	uint64_t x = 0;
+	if (insn->dst_size < 4)
+		return false;
+	if (insn->op == OVM_OP_LEA) {
+		if (!const_lea(slicer, at, insn, depth, &x))
+			return false;
+	} else if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RI) {
+		x = (uint64_t)insn->imm;
+	} else if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR) {
+		if (!const_at(slicer, at, insn->src, depth, &x))
+			return false;
+	} else if ((insn->op == OVM_OP_ADD || insn->op == OVM_OP_SUB) && insn->form == OVM_FORM_RI) {
+		if (!const_at(slicer, at, insn->dst, depth, &x))
+			return false;
+		x += (uint64_t)(insn->op == OVM_OP_ADD ? insn->imm : -insn->imm);
+	} else if (!((insn->op == OVM_OP_XOR || insn->op == OVM_OP_SUB) && is_self)) {
+		return false;
+	}
+	*value = insn->dst_size == 4 ? (uint32_t)x : x;
+	return true;
+}
+
+static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth, uint64_t *value)
+{
+	struct ovm_defs defs;
+	if (reg >= OVM_RIP || !depth)
+		return false;
+	ovm_slice_defs(slicer, at, reg, &defs);
+	if (!defs.n || defs.from_entry || defs.is_unknown)
+		return false;
+	for (uint32_t i = 0; i < defs.n; i++) {
+		uint64_t x;
+		if (!const_of(slicer, defs.at[i], depth - 1, &x) || (i && x != *value))
+			return false;
+		*value = x;
+	}
+	return true;
+}
+
+bool ovm_slice_const(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint64_t *value)
+{
+	uint64_t x;
+	if (!const_at(slicer, at, reg, MAX_DEPTH, &x))
+		return false;
+	*value = x;
+	return true;
+}
+
+/* --- addresses --- */
+
+static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, unsigned depth,
+			   struct ovm_linear *out);
+
+/* Multiply what is known of the variable part: reg was @factor times something. */
+static bool linear_reg(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint8_t scale, unsigned depth,
+		       struct ovm_linear *out)
+{
+	struct ovm_point def;
+	if (ovm_slice_const(slicer, at, reg, &out->constant)) {
+		out->reg = OVM_REG_NONE;
+		return true;
+	}
+	*out = (struct ovm_linear){.reg = reg, .scale = 1, .at = at};
+	if (scale == 1 || !depth || !ovm_slice_def(slicer, at, reg, &def))
+		return scale == 1;
+	const struct ovm_insn *insn = &slicer->cfg->insns[def.insn];
+	if (insn->dst_size != 8 || insn->dst != reg)
+		return false;
+	if (insn->op == OVM_OP_SHL && insn->form == OVM_FORM_RI && insn->imm == (scale == 8 ? 3 : 2)) {
+		*out = (struct ovm_linear){.reg = reg, .scale = scale, .at = def};
+		return true;
+	}
+	if (insn->op == OVM_OP_LEA && !(insn->flags & (OVM_INSN_ADDR32 | OVM_INSN_RIP_REL)))
+		return linear_operand(slicer, def, scale, depth - 1, out);
+	if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR)
+		return linear_reg(slicer, def, insn->src, scale, depth - 1, out);
+	if (insn->op == OVM_OP_ADD && insn->form == OVM_FORM_RR) {
+		struct ovm_linear a, b;
+		if (!linear_reg(slicer, def, insn->dst, scale, depth - 1, &a) ||
+		    !linear_reg(slicer, def, insn->src, scale, depth - 1, &b) ||
+		    (a.reg != OVM_REG_NONE && b.reg != OVM_REG_NONE))
+			return false;
+		*out = a.reg != OVM_REG_NONE ? a : b;
+		out->constant = a.constant + b.constant;
+		return true;
+	}
+	return false;
+}
+
+static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, unsigned depth,
+			   struct ovm_linear *out)
+{
+	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
+	struct ovm_linear base = {.reg = OVM_REG_NONE}, index = {.reg = OVM_REG_NONE};
+	if (insn->index != OVM_REG_NONE && insn->scale == scale)
+		index = (struct ovm_linear){.reg = insn->index, .scale = scale, .at = at};
+	else if (insn->index != OVM_REG_NONE &&
+		 (insn->scale != 1 || !linear_reg(slicer, at, insn->index, scale, depth, &index)))
+		return false;
+	if (insn->base != OVM_REG_NONE) {
+		bool is_const_only = index.reg != OVM_REG_NONE;
+		if (is_const_only ? !ovm_slice_const(slicer, at, insn->base, &base.constant)
+				  : !linear_reg(slicer, at, insn->base, scale, depth, &base))
+			return false;
+	}
+	*out = index.reg != OVM_REG_NONE ? index : base;
+	out->constant = base.constant + index.constant + (uint64_t)(int64_t)insn->disp;
+	return true;
+}
+
+bool ovm_slice_address(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, struct ovm_linear *out)
+{
+	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
+	if (insn->segment || (insn->flags & (OVM_INSN_ADDR32 | OVM_INSN_RIP_REL)))
+		return false;
+	return linear_operand(slicer, at, scale, MAX_DEPTH, out);
+}

@@ -1,0 +1,108 @@
+/* What was done to the process, for machines. Addresses are hexadecimal strings, because JSON numbers lose 64-bit ones. */
+#include "runtime/report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static json_t *hex(uint64_t x)
+{
+	return json_sprintf("0x%" PRIx64, x);
+}
+
+static void set_u64(json_t *object, const char *key, uint64_t x)
+{
+	json_object_set_new(object, key, json_integer((json_int_t)x));
+}
+
+/* A path need not be UTF-8. */
+static json_t *text(const char *s)
+{
+	json_t *string = json_string(s);
+	return string ? string : json_string("?");
+}
+
+static json_t *module_json(const struct ovm_built_module *m)
+{
+	json_t *o = json_object();
+	json_object_set_new(o, "path", text(m->module->path));
+	json_object_set_new(o, "image", hex(m->module->lo.v));
+	json_object_set_new(o, "bias", hex(m->module->bias));
+	json_object_set_new(o, "overlay", hex(m->at.v));
+	set_u64(o, "overlay_bytes", m->overlay.size);
+	set_u64(o, "samples", m->n_samples);
+	set_u64(o, "samples_in_regions", m->stats.samples_in_regions);
+	set_u64(o, "samples_covered", m->stats.samples_covered);
+	set_u64(o, "regions", m->overlay.n_regions);
+	set_u64(o, "blocks", m->overlay.n_blocks);
+	set_u64(o, "instructions", m->overlay.n_insns);
+	set_u64(o, "patches", m->overlay.patches.n);
+	set_u64(o, "pairs_proved", m->stats.n_pairs);
+	set_u64(o, "dropped_by_checker", m->stats.n_dropped_by_checker);
+	json_object_set_new(o, "score_ratio", json_real(m->stats.score_ratio));
+	return o;
+}
+
+static json_t *refusals_json(const struct ovm_built *built)
+{
+	json_t *o = json_object();
+	for (uint32_t why = 1; built && why < OVM_REFUSE_COUNT; why++)
+		if (built->n_refused[why])
+			set_u64(o, ovm_refusal_id((enum ovm_refusal)why), built->n_refused[why]);
+	return o;
+}
+
+static json_t *report_json(const struct ovm_session_result *r, const struct ovm_built *built, const struct ovm_profile *profile)
+{
+	json_t *o = json_object(), *modules = json_array();
+	json_object_set_new(o, "schema", json_string("optvm.run/1"));
+	json_object_set_new(o, "optimized", json_boolean(r->n_patches || r->n_moved));
+	if (r->why_not[0])
+		json_object_set_new(o, "why_not", text(r->why_not));
+	if (WIFEXITED(r->wstatus))
+		set_u64(o, "exit_status", (uint64_t)WEXITSTATUS(r->wstatus));
+	else
+		set_u64(o, "signal", (uint64_t)WTERMSIG(r->wstatus));
+	set_u64(o, "samples", profile ? profile->n_samples : 0);
+	set_u64(o, "samples_lost", profile ? profile->n_lost : 0);
+	set_u64(o, "regions", r->n_regions);
+	set_u64(o, "patches", r->n_patches);
+	set_u64(o, "overlay_bytes", r->overlay_bytes);
+	set_u64(o, "threads", r->n_threads);
+	set_u64(o, "threads_moved", r->n_moved);
+	json_object_set_new(o, "pause_ms", json_real(r->pause_ms));
+	json_object_set_new(o, "patched_after_s", json_real(r->patched_after_s));
+	for (uint32_t i = 0; built && i < built->modules.n; i++)
+		json_array_append_new(modules, module_json(&built->modules.v[i]));
+	json_object_set_new(o, "modules", modules);
+	json_object_set_new(o, "refused", refusals_json(built));
+	return o;
+}
+
+int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_session_result *result, const struct ovm_built *built,
+		    const struct ovm_profile *profile)
+{
+	int rc = 0;
+	char *temp = ovm_asprintf("%s.XXXXXX", path);
+	json_t *json = report_json(result, built, profile);
+	int fd = mkostemp(temp, O_CLOEXEC);
+	if (fd < 0) {
+		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", temp);
+		goto out;
+	}
+	if (json_dumpfd(json, fd, JSON_INDENT(2)) || write(fd, "\n", 1) != 1 || fsync(fd) || rename(temp, path)) {
+		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", path);
+		unlink(temp);
+	}
+	close(fd);
+out:
+	json_decref(json);
+	free(temp);
+	return rc;
+}

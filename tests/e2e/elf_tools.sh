@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Rewritten files must stay ELF files to everybody else: each tool below works on them as on the original, and what it writes still runs.
+# A tool that fails, or whose output fails, on the original file too (llvm-strip on a static file, patchelf on a static one) is not held against us.
+set -u
+: "${OPTVM:?path of the tool}"
+for tool in g++ strip objcopy readelf llvm-strip-14 eu-strip eu-elflint patchelf; do
+	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
+done
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+bad=0
+fail() { echo "FAIL $*"; bad=1; }
+
+cat >p.cc <<'EOF'
+#include <cstdio>
+#include <stdexcept>
+#include <vector>
+static char zeros[3000000];
+__attribute__((noinline)) int f(int x) { if (x > 5) throw std::runtime_error("x"); return x; }
+__attribute__((noinline)) int g(int x) {
+	switch (x) { case 0: return 3; case 1: return 9; case 2: return f(x); case 3: return 1; case 4: return f(x + 1); case 5: return 4; }
+	return f(x);
+}
+int main(int c, char **) {
+	std::vector<int> a;
+	long sum = 0;
+	zeros[2000000] = c;
+	try { for (int i = 0; i < 10; i++) a.push_back(g(i)); } catch (std::exception &e) {
+		for (int x : a) sum = sum * 7 + x;
+		printf("%s %ld %d\n", e.what(), sum, zeros[2000000]);
+		return 7;
+	}
+	return 0;
+}
+EOF
+
+run() { # FILE -> output and status in one word
+	./"$1" 2>&1
+	echo "status $?"
+}
+apply() { # TOOL FILE: the file, changed in place
+	case $1 in
+	"eu-strip") eu-strip "$2" -o "$2.new" && mv "$2.new" "$2" ;;
+	"objcopy") objcopy "$2" "$2.new" && mv "$2.new" "$2" ;;
+	*) $1 "$2" ;;
+	esac >/dev/null 2>&1
+}
+tools=("strip" "strip -g" "llvm-strip-14" "llvm-strip-14 -g" "eu-strip" "objcopy" "patchelf --set-rpath /tmp")
+
+check_kind() { # NAME FLAGS...
+	local name=$1 want tool
+	shift
+	g++ -O2 "$@" p.cc -o in 2>/dev/null || { echo "note: $name does not link here"; return; }
+	want=$(run in)
+	"$OPTVM" rewrite -q in --uniform -f -o out || { fail "$name: rewrite"; return; }
+	[ "$(run out)" = "$want" ] || fail "$name: output differs: $(run out)"
+	readelf -a out >listing 2>warnings || fail "$name: readelf fails"
+	[ -s warnings ] && fail "$name: readelf: $(head -1 warnings)"
+	grep -q 'note.optvm' listing || fail "$name: no note"
+	grep -q 'GNU_STACK' listing || fail "$name: PT_GNU_STACK is gone"
+	eu-elflint --gnu-ld in >before 2>&1
+	eu-elflint --gnu-ld out 2>&1 | grep -v "owner name 'optvm'" >after
+	grep -vxFf before after | grep -v 'No errors' | sed 's/^/FAIL elflint: /' >new
+	[ -s new ] && { cat new; fail "$name: eu-elflint"; }
+	"$OPTVM" rewrite -q out --uniform -f -o again 2>/dev/null
+	[ $? = 3 ] || fail "$name: rewritten twice"
+	for tool in "${tools[@]}"; do
+		cp in plain
+		apply "$tool" plain
+		[ $? = 0 ] && [ "$(run plain)" = "$want" ] || continue # not our fault
+		cp out tooled
+		apply "$tool" tooled || { fail "$name: $tool fails"; continue; }
+		[ "$(run tooled)" = "$want" ] || fail "$name: crashes or differs after $tool: $(run tooled)"
+	done
+}
+
+check_kind pie
+check_kind no-pie -no-pie
+check_kind static -static
+check_kind static-pie -static-pie
+check_kind stripped -s
+check_kind stripped-no-pie -s -no-pie
+check_kind no-build-id -Wl,--build-id=none
+check_kind emit-relocs -Wl,-q
+check_kind lld -fuse-ld=lld
+check_kind lld-no-pie -fuse-ld=lld -no-pie
+
+# a shared library: only a build-id note, no PT_GNU_PROPERTY
+cat >l.c <<'EOF'
+int twice(int x) { int s = 0; for (int i = 0; i < x; i++) s += i & 1 ? 2 : 2; return s; }
+EOF
+echo 'int twice(int); int main(void) { return twice(11); }' >u.c
+gcc -O2 -shared -fPIC l.c -o libl.so && gcc u.c -o user -L. -ll -Wl,-rpath,"$dir" || fail "library does not build"
+cp libl.so original.so
+"$OPTVM" rewrite -q original.so --uniform -f -o libl.so || fail "library: rewrite"
+./user
+[ $? = 22 ] || fail "library: wrong result"
+for tool in "${tools[@]:0:6}"; do
+	cp libl.so keep.so
+	apply "$tool" libl.so || fail "library: $tool"
+	./user
+	[ $? = 22 ] || fail "library: wrong result after $tool"
+	cp keep.so libl.so
+done
+exit $bad
