@@ -282,14 +282,12 @@ static bool mark_targets(struct ovm_cfg_build *build, const struct ovm_jumptable
 	return is_new;
 }
 
-static bool classify(struct ovm_cfg_build *build, const struct ovm_cfg *cfg, struct ovm_jump *jump,
-		     bool is_last_chance)
+static bool classify(struct ovm_slicer *slicer, struct ovm_jump *jump, bool is_last_chance)
 {
 	struct ovm_jumptable table = {0};
 	uint8_t cls = OVM_JUMP_UNKNOWN;
 	if (!jump->is_given_up)
-		cls = (uint8_t)ovm_jumptable_find(build->image, build->regions, cfg, jump->block,
-						  &table);
+		cls = (uint8_t)ovm_jumptable_find(slicer, jump->block, &table);
 	if (cls == OVM_JUMP_TAIL && !jump->is_frame_empty)
 		cls = OVM_JUMP_UNKNOWN; /* with a frame still there it jumps inside the function */
 	bool is_changed =
@@ -320,12 +318,24 @@ static bool classify_all(struct ovm_cfg_build *build, const struct ovm_cfg *cfg,
 	return is_changed;
 }
 
-static bool has_unseen_entries(const struct ovm_cfg_build *build)
+/* Code that nothing reaches, other than padding and traps, while some jump may go anywhere. */
+static bool has_unseen_entries(const struct ovm_cfg_build *build, const struct ovm_cfg *cfg)
 {
+	struct ovm_slicer slicer;
+	bool is_doubtful = build->has_outside_partner, is_unseen = false;
 	for (uint32_t j = 0; j < build->jumps.n; j++)
-		if (build->jumps.v[j].cls == OVM_JUMP_UNKNOWN)
-			return true;
-	return build->has_outside_partner;
+		is_doubtful |= build->jumps.v[j].cls != OVM_JUMP_TABLE;
+	if (!is_doubtful || !build->jumps.n)
+		return false;
+	ovm_slicer_init(&slicer, build->image, build->regions, cfg);
+	ovm_cfg_foreach_bb (cfg, bb) {
+		const struct ovm_insn *last = ovm_block_last(cfg, bb);
+		if (!slicer.is_reachable[bb] && last->kind != OVM_INSN_NOP &&
+		    last->kind != OVM_INSN_TRAP)
+			is_unseen = true;
+	}
+	ovm_slicer_fini(&slicer);
+	return is_unseen;
 }
 
 static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
@@ -336,7 +346,7 @@ static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 			return OVM_REFUSED;
 		if (build->jumps.n && classify_all(build, cfg, round >= MAX_ROUNDS))
 			continue;
-		if (cfg->has_unseen_entries || !has_unseen_entries(build))
+		if (cfg->has_unseen_entries || !has_unseen_entries(build, cfg))
 			return 0;
 		cfg->has_unseen_entries = true;
 	}
@@ -391,7 +401,8 @@ static void set_reachable(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	free(stack);
 }
 
-/* Move everything from the build's scratch vectors into one block; called first without the block, to measure it. */
+/* Move everything from the build's scratch vectors into one block; called first without the block,
+ * to measure it. */
 static size_t store(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
 	size_t used = 0;
@@ -401,10 +412,12 @@ static size_t store(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	cfg->edges = take(cfg, &used, build->edges.v, build->edges.n, sizeof(*cfg->edges));
 	cfg->tables = take(cfg, &used, build->tables.v, build->tables.n, sizeof(*cfg->tables));
 	cfg->by_va = take(cfg, &used, build->by_va.v, build->blocks.n, sizeof(*cfg->by_va));
-	cfg->first_pred = take(cfg, &used, build->first_pred.v, build->blocks.n + 1u, sizeof(*cfg->first_pred));
+	cfg->first_pred =
+	    take(cfg, &used, build->first_pred.v, build->blocks.n + 1u, sizeof(*cfg->first_pred));
 	cfg->preds = take(cfg, &used, build->preds.v, build->preds.n, sizeof(*cfg->preds));
 	for (uint32_t t = 0; t < build->tables.n; t++) {
-		ovm_va *targets = take(cfg, &used, NULL, build->tables.v[t].n_entries, sizeof(ovm_va));
+		ovm_va *targets =
+		    take(cfg, &used, NULL, build->tables.v[t].n_entries, sizeof(ovm_va));
 		if (cfg->storage)
 			cfg->tables[t].targets = targets;
 	}

@@ -242,7 +242,8 @@ static bool is_memory_operand(const struct ovm_opcode_info *info, unsigned i)
 static void set_registers(const struct ovm_decoder *dec, const struct ovm_mc_insn *mc,
 			  const struct ovm_opcode_info *info, struct ovm_insn *insn)
 {
-	bool has_op = info->op != OVM_OP_OTHER || insn->form == OVM_FORM_R;
+	bool has_op = info->op != OVM_OP_OTHER || insn->form == OVM_FORM_R ||
+		      (info->traits & OVM_TRAIT_SELF_ZERO);
 	unsigned n_gpr_defs = 0;
 	uint32_t reads = insn->uses, merges = 0;
 	for (unsigned i = 0; i < mc->n_operands; i++) {

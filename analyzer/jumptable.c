@@ -5,20 +5,25 @@
  *      add    %rdx,%rax                 target = K1 + entry; K1 need not be K2
  *      jmp    *%rax
  *
- * From the jump backwards: the one definition of the target is an addition of a constant and a sign-extended load, or a load of
- * 8 bytes. The load's address must be a constant plus the scaled index. Then the index is bounded (bound.c).
+ * From the jump backwards: the one definition of the target is an addition of a constant and a
+ * sign-extended load, or a load of 8 bytes. The load's address must be a constant plus the scaled
+ * index. Then the index is bounded (bound.c).
  *
- * The copy of the code reads a copy of the table, whose entries differ. So the loaded value, and the target made of it, must
- * be used for nothing but this jump; that is checked forwards over all paths.
+ * The copy of the code reads a copy of the table, whose entries differ. So the loaded value, and
+ * the target made of it, must be used for nothing but this jump; that is checked forwards over all
+ * paths.
  *
- * A bound that is too small is the one dangerous error, so without a proof entries are copied as long as they can be code
- * addresses, and a little further; entry 0 must be a good one, the index certainly not negative.
+ * A bound that is too small is the one dangerous error, so without a proof entries are copied as
+ * long as they can be code addresses, and a little further; entry 0 must be a good one, the index
+ * certainly not negative.
  *
- * Not understood, on purpose: tables in writable memory, absolute tables of position-independent images (their copies would need
- * relocations), biased or signed indices without proof, one load for two different jumps.
+ * Not understood, on purpose: tables in writable memory, absolute tables of position-independent
+ * images (their copies would need relocations), biased or signed indices without proof, one load
+ * for two different jumps.
  */
 #include "analyzer/jumptable.h"
 #include "analyzer/bound.h"
+#include "analyzer/taint.h"
 
 #include <stdlib.h>
 
@@ -26,8 +31,9 @@ enum {
 	MAX_CHAIN = 8,
 	MAX_ENTRIES = 1 << 16, /* of a proven table */
 	MAX_COPIED = 4096,     /* of an unproven one */
-	MAX_STRANGE = 8,       /* entries in a row that are no code, before an unproven table is taken to end */
-	MAX_VISITS = 1 << 14,
+	MAX_STRANGE =
+	    8, /* entries in a row that are no code, before an unproven table is taken to end */
+	TAIL_DEPTH = 6,
 };
 
 struct match {
@@ -79,8 +85,8 @@ static bool set_load(struct match *m, struct ovm_point at, uint8_t entry_size)
 {
 	m->load = at;
 	m->entry_size = entry_size;
-	return ovm_slice_address(m->slicer, at, entry_size, &m->address) && m->address.reg != OVM_REG_NONE &&
-	       m->address.scale == entry_size;
+	return ovm_slice_address(m->slicer, at, entry_size, &m->address) &&
+	       m->address.reg != OVM_REG_NONE && m->address.scale == entry_size;
 }
 
 /* Is @reg just before @at a sign-extended 4-byte load from a table? */
@@ -97,11 +103,13 @@ static bool match_offset(struct match *m, struct ovm_point at, uint8_t reg)
 	if (!add_chain(m, def) || !find_source(m, def, insn->src, &def))
 		return false;
 	insn = insn_at(m, def);
-	return insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RM && insn->dst_size == 4 && set_load(m, def, 4);
+	return insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RM && insn->dst_size == 4 &&
+	       set_load(m, def, 4);
 }
 
 /* target = constant + loaded offset, the constant in register @base_reg (NONE: @disp alone). */
-static bool match_sum(struct match *m, struct ovm_point at, uint8_t base_reg, uint8_t offset_reg, int64_t disp)
+static bool match_sum(struct match *m, struct ovm_point at, uint8_t base_reg, uint8_t offset_reg,
+		      int64_t disp)
 {
 	uint32_t n_chain = m->n_chain;
 	uint64_t base = 0;
@@ -138,107 +146,23 @@ static bool match_target(struct match *m, uint8_t reg)
 	if (!add_chain(m, def))
 		return false;
 	if (insn->op == OVM_OP_ADD && insn->form == OVM_FORM_RR)
-		return match_sum(m, def, insn->src, insn->dst, 0) || match_sum(m, def, insn->dst, insn->src, 0);
+		return match_sum(m, def, insn->src, insn->dst, 0) ||
+		       match_sum(m, def, insn->dst, insn->src, 0);
 	if (insn->op == OVM_OP_ADD && insn->form == OVM_FORM_RI)
 		return match_sum(m, def, OVM_REG_NONE, insn->dst, insn->imm);
 	return insn->op == OVM_OP_LEA && match_lea(m, def, insn);
-}
-
-/* --- forwards: nobody else uses the loaded value --- */
-
-static bool is_in_chain(const struct match *m, uint32_t insn)
-{
-	for (uint32_t i = 0; i < m->n_chain; i++)
-		if (m->chain[i] == insn)
-			return true;
-	return false;
-}
-
-/* Registers that hold the entry or the target after instruction @i, given those before; false if something else reads one.
- * Calls take no such value: no compiler passes a jump's target on. */
-static bool flow_insn(const struct match *m, uint32_t i, uint32_t *tainted)
-{
-	const struct ovm_insn *insn = &m->cfg->insns[i];
-	uint32_t uses = insn->uses, kills = insn->defs;
-	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_RET || insn->kind == OVM_INSN_TRAP)
-		uses = 0;
-	if (insn->kind == OVM_INSN_CALL_IND || (insn->kind == OVM_INSN_JMP_IND && i != m->jump.insn))
-		uses = (insn->dst < OVM_RIP ? 1u << insn->dst : 0) | (insn->base < OVM_RIP ? 1u << insn->base : 0) |
-		       (insn->index < OVM_RIP ? 1u << insn->index : 0);
-	if (insn->flags & OVM_INSN_MERGE) {
-		uses &= ~(1u << insn->dst);
-		kills = 0;
-	}
-	if (i == m->load.insn) {
-		*tainted = i == m->jump.insn ? 0 : 1u << insn->dst;
-		return true;
-	}
-	if (is_in_chain(m, i)) {
-		bool is_fed = (uses & *tainted) != 0;
-		*tainted = (*tainted & ~kills) | (is_fed ? 1u << insn->dst : 0);
-		return true;
-	}
-	if ((uses & *tainted) && i != m->jump.insn)
-		return false;
-	*tainted &= ~kills;
-	return true;
-}
-
-static void push_tainted(struct ovm_slicer *slicer, uint32_t bb, uint32_t tainted)
-{
-	uint32_t known = slicer->taint[bb];
-	if ((known & tainted) == tainted)
-		return;
-	slicer->taint[bb] = known | tainted;
-	ovm_vec_push(&slicer->stack, bb);
-}
-
-static bool flow_block(const struct match *m, uint32_t bb, uint32_t first, uint32_t tainted)
-{
-	const struct ovm_block *block = &m->cfg->blocks[bb];
-	for (uint32_t i = first; i < block->first_insn + block->n_insns; i++) {
-		if (!flow_insn(m, i, &tainted))
-			return false;
-		if (!tainted)
-			return true;
-	}
-	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++)
-		if (m->cfg->edges[e].dst != OVM_NONE)
-			push_tainted(m->slicer, m->cfg->edges[e].dst, tainted);
-	return true;
-}
-
-/* Does the loaded value feed this jump only? */
-static bool feeds_only_jump(const struct match *m)
-{
-	struct ovm_slicer *slicer = m->slicer;
-	uint32_t n = 0;
-	if (m->load.insn == m->jump.insn)
-		return true;
-	OVM_VEC(uint32_t) visited = {0};
-	slicer->stack.n = 0;
-	bool is_ok = flow_block(m, m->load.bb, m->load.insn, 0);
-	while (is_ok && slicer->stack.n) {
-		uint32_t bb = slicer->stack.v[--slicer->stack.n];
-		ovm_vec_push(&visited, bb);
-		is_ok = ++n < MAX_VISITS && flow_block(m, bb, m->cfg->blocks[bb].first_insn, slicer->taint[bb]);
-	}
-	for (uint32_t i = 0; i < visited.n; i++)
-		slicer->taint[visited.v[i]] = 0;
-	for (uint32_t i = 0; i < slicer->stack.n; i++)
-		slicer->taint[slicer->stack.v[i]] = 0;
-	ovm_vec_free(&visited);
-	return is_ok;
 }
 
 /* --- length --- */
 
 static ovm_va target_of(const uint8_t *entry, uint8_t size, uint64_t base)
 {
-	return ovm_va_of(size == 8 ? ovm_le64(entry) : base + (uint64_t)(int64_t)(int32_t)ovm_le32(entry));
+	return ovm_va_of(size == 8 ? ovm_le64(entry)
+				   : base + (uint64_t)(int64_t)(int32_t)ovm_le32(entry));
 }
 
-/* Could the program jump to @to? Anything in a region; or a region's end, the compiler's mark for "never". */
+/* Could the program jump to @to? Anything in a region; or a region's end, the compiler's mark for
+ * "never". */
 static bool is_plausible(const struct ovm_slicer *slicer, ovm_va to)
 {
 	return ovm_region_find(slicer->regions, to) != OVM_NONE ||
@@ -280,8 +204,9 @@ static bool set_length(struct match *m, struct ovm_jumptable *out)
 	if (proof <= OVM_PROOF_WIDTH && max < MAX_ENTRIES &&
 	    ovm_image_readonly(m->slicer->image, out->table, (max + 1) * m->entry_size)) {
 		out->n_entries = (uint32_t)max + 1;
-		out->bound = proof == OVM_PROOF_CMP ? OVM_BOUND_CMP
-						    : proof == OVM_PROOF_MASK ? OVM_BOUND_MASK : OVM_BOUND_WIDTH;
+		out->bound = proof == OVM_PROOF_CMP    ? OVM_BOUND_CMP
+			     : proof == OVM_PROOF_MASK ? OVM_BOUND_MASK
+						       : OVM_BOUND_WIDTH;
 		return true;
 	}
 	if (proof == OVM_PROOF_NONE)
@@ -294,7 +219,8 @@ static bool set_length(struct match *m, struct ovm_jumptable *out)
 static bool find_table(struct match *m, struct ovm_jumptable *out)
 {
 	const struct ovm_insn *jump = insn_at(m, m->jump);
-	bool is_match = jump->form == OVM_FORM_M ? set_load(m, m->jump, 8) : match_target(m, jump->dst);
+	bool is_match =
+	    jump->form == OVM_FORM_M ? set_load(m, m->jump, 8) : match_target(m, jump->dst);
 	if (!is_match || (m->entry_size == 8 && m->slicer->image->is_dyn))
 		return false;
 	*out = (struct ovm_jumptable){.jump_insn = m->jump.insn,
@@ -302,29 +228,57 @@ static bool find_table(struct match *m, struct ovm_jumptable *out)
 				      .table = ovm_va_of(m->address.constant),
 				      .base = ovm_va_of(m->entry_size == 8 ? 0 : m->base),
 				      .entry_size = m->entry_size};
-	return ovm_image_readonly(m->slicer->image, out->table, m->entry_size) && feeds_only_jump(m) && set_length(m, out);
+	return ovm_image_readonly(m->slicer->image, out->table, m->entry_size) &&
+
+	       ovm_taint_feeds_only(m->slicer, m->load, m->chain, m->n_chain, m->jump.insn) &&
+	       set_length(m, out);
 }
 
 /* --- tail calls --- */
 
 static bool is_pointer_reg(struct match *m, struct ovm_point at, uint8_t reg, unsigned depth);
 
-/* A register that points to an object, not into a table: no scaled index went into it. */
-static bool is_object_reg(struct match *m, struct ovm_point at, uint8_t reg)
+/* Could @reg point into a table, because an index went into it? */
+static bool is_indexed(struct match *m, struct ovm_point at, uint8_t reg)
 {
-	return reg != OVM_RSP && reg != OVM_RBP && is_pointer_reg(m, at, reg, 2);
+	struct ovm_defs defs;
+	ovm_slice_defs(m->slicer, at, reg, &defs);
+	for (uint32_t i = 0; i < defs.n; i++) {
+		const struct ovm_insn *insn = insn_at(m, defs.at[i]);
+		bool is_sum = insn->op == OVM_OP_ADD && insn->form != OVM_FORM_RI;
+		if (is_sum || insn->op == OVM_OP_SHL ||
+		    (insn->op == OVM_OP_LEA && insn->index != OVM_REG_NONE))
+			return true;
+	}
+	return false;
 }
 
-/* A pointer read from memory without an index: a virtual table's slot, a structure's member, a global, a GOT slot. */
+/* A pointer read from memory without an index: a virtual table's slot, a structure's member, a
+ * global, a GOT slot. */
 static bool is_pointer_load(struct match *m, struct ovm_point at)
 {
 	const struct ovm_insn *insn = insn_at(m, at);
 	if (insn->index != OVM_REG_NONE || (insn->flags & OVM_INSN_ADDR32))
 		return false;
-	return insn->base == OVM_RIP || insn->base == OVM_REG_NONE || is_object_reg(m, at, insn->base);
+	return insn->base >= OVM_RIP || !is_indexed(m, at, insn->base);
 }
 
-/* Is the value of @reg at @at an argument, a call's result, or a pointer loaded as above, on all paths? */
+/* Is the value that the instruction at @at gives to @reg a pointer as is_pointer_reg wants it? */
+static bool is_pointer_def(struct match *m, struct ovm_point at, uint8_t reg, unsigned depth)
+{
+	const struct ovm_insn *insn = insn_at(m, at);
+	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND)
+		return reg == OVM_RAX;
+	if (insn->dst_size != 8 || insn->dst != reg)
+		return false;
+	if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RM)
+		return is_pointer_load(m, at);
+	return insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR &&
+	       is_pointer_reg(m, at, insn->src, depth);
+}
+
+/* Is the value of @reg at @at an argument, a call's result, or a pointer loaded as above, on all
+ * paths? */
 static bool is_pointer_reg(struct match *m, struct ovm_point at, uint8_t reg, unsigned depth)
 {
 	struct ovm_defs defs;
@@ -333,31 +287,28 @@ static bool is_pointer_reg(struct match *m, struct ovm_point at, uint8_t reg, un
 	ovm_slice_defs(m->slicer, at, reg, &defs);
 	if (defs.is_unknown)
 		return false;
-	for (uint32_t i = 0; i < defs.n; i++) {
-		const struct ovm_insn *insn = insn_at(m, defs.at[i]);
-		bool is_result = insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND;
-		bool is_load = insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RM && insn->dst_size == 8;
-		bool is_copy = insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR && insn->dst_size == 8;
-		if (is_result ? reg != OVM_RAX
-			      : !(is_load && is_pointer_load(m, defs.at[i])) &&
-					!(is_copy && is_pointer_reg(m, defs.at[i], insn->src, depth - 1)))
+	for (uint32_t i = 0; i < defs.n; i++)
+		if (!is_pointer_def(m, defs.at[i], reg, depth - 1))
 			return false;
-	}
 	return true;
 }
 
 static bool is_tail_call(struct match *m)
 {
 	const struct ovm_insn *jump = insn_at(m, m->jump);
-	return jump->form == OVM_FORM_M ? is_pointer_load(m, m->jump) : is_pointer_reg(m, m->jump, jump->dst, 4);
+	return jump->form == OVM_FORM_M ? is_pointer_load(m, m->jump)
+					: is_pointer_reg(m, m->jump, jump->dst, TAIL_DEPTH);
 }
 
 /* --- public --- */
 
-enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb, struct ovm_jumptable *out)
+enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb,
+				       struct ovm_jumptable *out)
 {
 	const struct ovm_block *block = &slicer->cfg->blocks[bb];
-	struct match m = {.slicer = slicer, .cfg = slicer->cfg, .jump = {bb, block->first_insn + block->n_insns - 1}};
+	struct match m = {.slicer = slicer,
+			  .cfg = slicer->cfg,
+			  .jump = {bb, block->first_insn + block->n_insns - 1}};
 	const struct ovm_insn *jump = insn_at(&m, m.jump);
 	struct ovm_jumptable table;
 	if (jump->kind != OVM_INSN_JMP_IND || (jump->flags & OVM_INSN_ADDR32) || jump->segment)
@@ -369,24 +320,28 @@ enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb, s
 	return is_tail_call(&m) ? OVM_JUMP_TAIL : OVM_JUMP_UNKNOWN;
 }
 
-void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table, ovm_va *targets)
+void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table,
+			ovm_va *targets)
 {
 	const uint8_t *bytes =
 	    ovm_image_readonly(image, table->table, (uint64_t)table->n_entries * table->entry_size);
 	for (uint32_t i = 0; i < table->n_entries; i++)
-		targets[i] = bytes ? target_of(bytes + (size_t)i * table->entry_size, table->entry_size, table->base.v)
+		targets[i] = bytes ? target_of(bytes + (size_t)i * table->entry_size,
+					       table->entry_size, table->base.v)
 				   : ovm_va_of(0);
 }
 
-enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image, const struct ovm_regions *regions,
-					  struct ovm_cfg *cfg, uint32_t bb, struct ovm_jumptable *out)
+enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image,
+					  const struct ovm_regions *regions, struct ovm_cfg *cfg,
+					  uint32_t bb, struct ovm_jumptable *out)
 {
 	struct ovm_slicer slicer;
 	struct ovm_jumptable table = {0};
 	ovm_slicer_init(&slicer, image, regions, cfg);
 	enum ovm_jump_class cls = ovm_jumptable_find(&slicer, bb, &table);
 	if (cls == OVM_JUMP_TABLE) {
-		table.targets = ovm_arena_array(&cfg->arena, table.n_entries, sizeof(*table.targets));
+		table.targets =
+		    ovm_arena_array(&cfg->arena, table.n_entries, sizeof(*table.targets));
 		ovm_jumptable_read(image, &table, table.targets);
 		*out = table;
 	}

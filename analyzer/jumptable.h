@@ -1,22 +1,30 @@
 #ifndef OVM_JUMPTABLE_H
 #define OVM_JUMPTABLE_H
-/* Targets of indirect jumps by backward slicing with reaching definitions (rule R4; notes, section a). */
+/* Targets of indirect jumps by backward slicing with reaching definitions (rule R4; notes, section
+ * a). */
 #include "analyzer/cfg.h"
 
 enum ovm_jump_class {
 	OVM_JUMP_UNKNOWN, /* might be a table, not proven */
-	OVM_JUMP_TABLE,   /* proven, *out filled */
-	OVM_JUMP_TAIL,    /* a pointer loaded without scaled index, a register argument, ...: no table */
+	OVM_JUMP_TABLE,	  /* proven, *out filled */
+	OVM_JUMP_TAIL, /* a pointer loaded without scaled index, a register argument, ...: no table
+			*/
 };
 
-/* Classify the indirect jump that ends block @bb of a cfg whose blocks and (so far known) edges are built.
- * @out->targets is allocated in cfg->arena. The result may change when more edges are known: callers iterate. */
-enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image, const struct ovm_regions *regions,
-					  struct ovm_cfg *cfg, uint32_t bb, struct ovm_jumptable *out);
+/* Classify the indirect jump that ends block @bb of a cfg whose blocks and (so far known) edges are
+ * built.
+ * @out->targets is allocated in cfg->arena. The result may change when more edges are known:
+ * callers iterate. */
+enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image,
+					  const struct ovm_regions *regions, struct ovm_cfg *cfg,
+					  uint32_t bb, struct ovm_jumptable *out);
 
-/* The two halves of it: find the table, leaving targets NULL; then read the targets into @targets[n_entries]. */
+/* The two halves of it: find the table, leaving targets NULL; then read the targets into
+ * @targets[n_entries]. */
 struct ovm_slicer;
-enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb, struct ovm_jumptable *out);
-void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table, ovm_va *targets);
+enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb,
+				       struct ovm_jumptable *out);
+void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table,
+			ovm_va *targets);
 
 #endif

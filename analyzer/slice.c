@@ -1,4 +1,5 @@
-/* Reaching definitions without SSA: walk backwards from the use through all predecessors until every path meets a definition.
+/* Reaching definitions without SSA: walk backwards from the use through all predecessors until
+ * every path meets a definition.
  *
  *      lea T(%rip),%r12         <- the only definition that reaches: %r12 is T
  *        │      ┌────────┐
@@ -7,8 +8,9 @@
  *        ▼               │
  *      [ movslq (%r12,%rax,4),%rax ... ]
  *
- * A path that meets a function's start or a landing pad first has a value nobody knows. If blocks may be entered along edges
- * that are not in the graph (cfg->has_unseen_entries), every block's start is such a place.
+ * A path that meets a function's start or a landing pad first has a value nobody knows. If blocks
+ * may be entered along edges that are not in the graph (cfg->has_unseen_entries), every block's
+ * start is such a place.
  *
  * Cost: one bit test a block for blocks without a definition; MAX_VISITS blocks a question.
  */
@@ -18,35 +20,76 @@
 
 enum { MAX_VISITS = 1 << 16, MAX_DEPTH = 8 };
 
-void ovm_slicer_init(struct ovm_slicer *slicer, const struct ovm_image *image, const struct ovm_regions *regions,
-		     const struct ovm_cfg *cfg)
+static void find_reachable(struct ovm_slicer *slicer);
+
+void ovm_slicer_init(struct ovm_slicer *slicer, const struct ovm_image *image,
+		     const struct ovm_regions *regions, const struct ovm_cfg *cfg)
 {
 	*slicer = (struct ovm_slicer){.image = image, .regions = regions, .cfg = cfg};
 	slicer->block_defs = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
+	slicer->is_reachable = ovm_alloc_array(cfg->n_blocks, sizeof(bool));
 	slicer->seen = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
-	slicer->taint = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
-	ovm_cfg_foreach_bb(cfg, bb) {
+	slicer->taint = ovm_alloc_array(cfg->n_blocks, sizeof(uint64_t));
+	ovm_cfg_foreach_bb (cfg, bb) {
 		const struct ovm_block *block = &cfg->blocks[bb];
 		for (uint32_t i = 0; i < block->n_insns; i++)
 			slicer->block_defs[bb] |= cfg->insns[block->first_insn + i].defs;
 	}
+	find_reachable(slicer);
 }
 
 void ovm_slicer_fini(struct ovm_slicer *slicer)
 {
 	free(slicer->block_defs);
+	free(slicer->is_reachable);
 	free(slicer->seen);
 	free(slicer->taint);
 	ovm_vec_free(&slicer->stack);
 }
 
-bool ovm_slice_is_entry(const struct ovm_slicer *slicer, uint32_t bb)
+static bool is_start(const struct ovm_slicer *slicer, uint32_t bb)
 {
 	const struct ovm_cfg *cfg = slicer->cfg;
 	const struct ovm_block *block = &cfg->blocks[bb];
-	bool is_start = (block->flags & OVM_BLOCK_REGION_START) && !slicer->regions->v.v[block->region].is_fragment;
-	return is_start || (block->flags & OVM_BLOCK_LANDING_PAD) || cfg->has_unseen_entries ||
+	if (block->flags & OVM_BLOCK_LANDING_PAD)
+		return true;
+	if (!(block->flags & OVM_BLOCK_REGION_START))
+		return false;
+	return !slicer->regions->v.v[block->region].is_fragment ||
 	       cfg->first_pred[bb] == cfg->first_pred[bb + 1];
+}
+
+bool ovm_slice_is_entry(const struct ovm_slicer *slicer, uint32_t bb)
+{
+	return is_start(slicer, bb) ||
+	       (slicer->cfg->has_unseen_entries && !slicer->is_reachable[bb]);
+}
+
+bool ovm_slice_is_edge(const struct ovm_slicer *slicer, const struct ovm_edge *edge)
+{
+	return slicer->is_reachable[edge->src] || slicer->cfg->has_unseen_entries;
+}
+
+static void find_reachable(struct ovm_slicer *slicer)
+{
+	const struct ovm_cfg *cfg = slicer->cfg;
+	slicer->stack.n = 0;
+	ovm_cfg_foreach_bb (cfg, bb) {
+		if (!is_start(slicer, bb))
+			continue;
+		slicer->is_reachable[bb] = true;
+		ovm_vec_push(&slicer->stack, bb);
+	}
+	while (slicer->stack.n) {
+		const struct ovm_block *block = &cfg->blocks[slicer->stack.v[--slicer->stack.n]];
+		for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++) {
+			uint32_t dst = cfg->edges[e].dst;
+			if (dst == OVM_NONE || slicer->is_reachable[dst])
+				continue;
+			slicer->is_reachable[dst] = true;
+			ovm_vec_push(&slicer->stack, dst);
+		}
+	}
 }
 
 /* --- definitions --- */
@@ -60,7 +103,8 @@ static void add_def(struct ovm_defs *defs, uint32_t bb, uint32_t insn)
 }
 
 /* Last definition of @reg in block @bb before instruction @end; false if there is none. */
-static bool find_in_block(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end, uint8_t reg, struct ovm_defs *out)
+static bool find_in_block(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end, uint8_t reg,
+			  struct ovm_defs *out)
 {
 	if (!(slicer->block_defs[bb] >> reg & 1))
 		return false;
@@ -77,21 +121,24 @@ static void push_preds(struct ovm_slicer *slicer, uint32_t bb, struct ovm_defs *
 {
 	const struct ovm_cfg *cfg = slicer->cfg;
 	if (ovm_slice_is_entry(slicer, bb)) {
-		bool is_function = (cfg->blocks[bb].flags & (OVM_BLOCK_REGION_START | OVM_BLOCK_LANDING_PAD)) ==
-					   OVM_BLOCK_REGION_START &&
-				   cfg->first_pred[bb] == cfg->first_pred[bb + 1] && !cfg->has_unseen_entries;
+		bool is_function =
+		    (cfg->blocks[bb].flags & (OVM_BLOCK_REGION_START | OVM_BLOCK_LANDING_PAD)) ==
+			OVM_BLOCK_REGION_START &&
+		    cfg->first_pred[bb] == cfg->first_pred[bb + 1];
 		*(is_function ? &out->from_entry : &out->is_unknown) = true;
 	}
 	for (uint32_t p = cfg->first_pred[bb]; p < cfg->first_pred[bb + 1]; p++) {
-		uint32_t src = cfg->edges[cfg->preds[p]].src;
-		if (slicer->seen[src] == slicer->generation)
+		const struct ovm_edge *edge = &cfg->edges[cfg->preds[p]];
+		uint32_t src = edge->src;
+		if (slicer->seen[src] == slicer->generation || !ovm_slice_is_edge(slicer, edge))
 			continue;
 		slicer->seen[src] = slicer->generation;
 		ovm_vec_push(&slicer->stack, src);
 	}
 }
 
-void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, struct ovm_defs *out)
+void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
+		    struct ovm_defs *out)
 {
 	const struct ovm_cfg *cfg = slicer->cfg;
 	*out = (struct ovm_defs){0};
@@ -104,12 +151,14 @@ void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
 		uint32_t bb = slicer->stack.v[--slicer->stack.n];
 		if (n == MAX_VISITS)
 			out->is_unknown = true;
-		if (!find_in_block(slicer, bb, cfg->blocks[bb].first_insn + cfg->blocks[bb].n_insns, reg, out))
+		if (!find_in_block(slicer, bb, cfg->blocks[bb].first_insn + cfg->blocks[bb].n_insns,
+				   reg, out))
 			push_preds(slicer, bb, out);
 	}
 }
 
-bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, struct ovm_point *out)
+bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
+		   struct ovm_point *out)
 {
 	struct ovm_defs defs;
 	if (reg >= OVM_RIP)
@@ -123,10 +172,11 @@ bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, 
 
 /* --- constants --- */
 
-static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth, uint64_t *value);
+static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth,
+		     uint64_t *value);
 
-static bool const_lea(struct ovm_slicer *slicer, struct ovm_point at, const struct ovm_insn *insn, unsigned depth,
-		      uint64_t *value)
+static bool const_lea(struct ovm_slicer *slicer, struct ovm_point at, const struct ovm_insn *insn,
+		      unsigned depth, uint64_t *value)
 {
 	uint64_t base = 0;
 	if (insn->flags & OVM_INSN_ADDR32)
@@ -143,7 +193,8 @@ static bool const_lea(struct ovm_slicer *slicer, struct ovm_point at, const stru
 }
 
 /* Value of the register that the instruction at @at defines. */
-static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned depth, uint64_t *value)
+static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned depth,
+		     uint64_t *value)
 {
 	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
 	bool is_self = insn->form == OVM_FORM_RR && insn->dst == insn->src;
@@ -158,7 +209,8 @@ static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned de
 	} else if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR) {
 		if (!const_at(slicer, at, insn->src, depth, &x))
 			return false;
-	} else if ((insn->op == OVM_OP_ADD || insn->op == OVM_OP_SUB) && insn->form == OVM_FORM_RI) {
+	} else if ((insn->op == OVM_OP_ADD || insn->op == OVM_OP_SUB) &&
+		   insn->form == OVM_FORM_RI) {
 		if (!const_at(slicer, at, insn->dst, depth, &x))
 			return false;
 		x += (uint64_t)(insn->op == OVM_OP_ADD ? insn->imm : -insn->imm);
@@ -169,7 +221,8 @@ static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned de
 	return true;
 }
 
-static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth, uint64_t *value)
+static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth,
+		     uint64_t *value)
 {
 	struct ovm_defs defs;
 	if (reg >= OVM_RIP || !depth)
@@ -197,12 +250,12 @@ bool ovm_slice_const(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg
 
 /* --- addresses --- */
 
-static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, unsigned depth,
-			   struct ovm_linear *out);
+static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale,
+			   unsigned depth, struct ovm_linear *out);
 
 /* Multiply what is known of the variable part: reg was @factor times something. */
-static bool linear_reg(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint8_t scale, unsigned depth,
-		       struct ovm_linear *out)
+static bool linear_reg(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint8_t scale,
+		       unsigned depth, struct ovm_linear *out)
 {
 	struct ovm_point def;
 	if (ovm_slice_const(slicer, at, reg, &out->constant)) {
@@ -215,7 +268,8 @@ static bool linear_reg(struct ovm_slicer *slicer, struct ovm_point at, uint8_t r
 	const struct ovm_insn *insn = &slicer->cfg->insns[def.insn];
 	if (insn->dst_size != 8 || insn->dst != reg)
 		return false;
-	if (insn->op == OVM_OP_SHL && insn->form == OVM_FORM_RI && insn->imm == (scale == 8 ? 3 : 2)) {
+	if (insn->op == OVM_OP_SHL && insn->form == OVM_FORM_RI &&
+	    insn->imm == (scale == 8 ? 3 : 2)) {
 		*out = (struct ovm_linear){.reg = reg, .scale = scale, .at = def};
 		return true;
 	}
@@ -236,8 +290,8 @@ static bool linear_reg(struct ovm_slicer *slicer, struct ovm_point at, uint8_t r
 	return false;
 }
 
-static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, unsigned depth,
-			   struct ovm_linear *out)
+static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale,
+			   unsigned depth, struct ovm_linear *out)
 {
 	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
 	struct ovm_linear base = {.reg = OVM_REG_NONE}, index = {.reg = OVM_REG_NONE};
@@ -257,7 +311,8 @@ static bool linear_operand(struct ovm_slicer *slicer, struct ovm_point at, uint8
 	return true;
 }
 
-bool ovm_slice_address(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale, struct ovm_linear *out)
+bool ovm_slice_address(struct ovm_slicer *slicer, struct ovm_point at, uint8_t scale,
+		       struct ovm_linear *out)
 {
 	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
 	if (insn->segment || (insn->flags & (OVM_INSN_ADDR32 | OVM_INSN_RIP_REL)))

@@ -60,10 +60,13 @@ static int cmd_help(struct ovm_ctx *ctx, const struct ovm_options *opts, int *st
 static int set_up(struct ovm_ctx *ctx, const struct ovm_options *opts)
 {
 	const char *levels = getenv("OVM_LOG");
+	/* around a program, -v is the summary line and no more */
+	bool is_chatty =
+	    ovm_option_given(opts, OVM_OPT_VERBOSE) && !ovm_cmd_rows[opts->cmd].is_wrapper;
 	ctx->verbose = ovm_option_given(opts, OVM_OPT_VERBOSE);
 	ctx->quiet = ovm_option_given(opts, OVM_OPT_QUIET);
 	if (!levels || !*levels)
-		levels = ctx->quiet ? "error" : ctx->verbose ? "info" : NULL;
+		levels = ctx->quiet ? "error" : is_chatty ? "info" : NULL;
 	ovm_log_setup(levels);
 	const char *path = opts->value[OVM_OPT_LOG_FILE];
 	if (!path)

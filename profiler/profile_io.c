@@ -1,335 +1,25 @@
-/* The profile file: text that people and diff can read, that a machine reads at some 100 MB/s, and
- * that a hostile author cannot use against us.
+/* Profile files: reading and writing the text of profile_text.c, compressed with zstd when the name
+ * ends in ".zst".
  *
- *   optvm-profile 1
- *   event cpu-clock
- *   source perf_event
- *   frequency 2000
- *   samples 1042
- *   lost 0
- *   unmapped 3
- *   processes 1
- *   module 8b3f0c.. /usr/bin/prog          id, path
- *   r 401000 401180 9f2c66e01b2d4a55 main  region: lo, hi, xxh3 of its bytes, name
- *   s 401012 17                            sample: address, count
- *   b 401020 401000 12 1                   taken branch: from, to, count, mispredicted
- *   f 401000 401020 12                     straight run: first, last instruction, count
- *   e 401020 401000 9000                   exact edge: from, to, count
- *   end 13                                 number of lines before this one: a cut file is found
- *
- * Addresses and hashes are lower-case hex, counts decimal, fields parted by one space. In words a
- * backslash, a space and control characters are written \xHH; "-" stands for an absent word. Lists
- * are sorted by address, modules by id, so equal profiles are equal files. Anything else is an
- * error that names its line.
- *
- * Reading is a stream: a chunk is (decompressed and) cut into lines, so memory is what the profile
- * itself needs. Limits: 64 KiB a line, 4 GiB of text.
+ * Reading is a stream and does not ask the name: a chunk is read, decompressed if the file begins
+ * like a zstd frame, and fed to the reader, so memory is what the records need; text beyond 4 GiB
+ * is refused. Writing goes to a temporary in the same folder, 0600, is fsynced and renamed: a
+ * reader sees the old file or the new one, never a part. A pipe or a device is written to directly.
  */
-#include "profiler/profile.h"
+#include "profiler/profile_text.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
 
-enum { MAX_LINE = 64 << 10, CHUNK = 1 << 20, ZSTD_LEVEL = 6 };
+enum { CHUNK = 1 << 20, ZSTD_LEVEL = 6 };
 static const uint64_t max_text = UINT64_C(4) << 30;
-static const char first_line[] = "optvm-profile 1";
 
-/* --- words
- * -------------------------------------------------------------------------------------------------
- */
-
-static bool is_plain(unsigned char c)
-{
-	return c > 0x20 && c != 0x7f && c != '\\';
-}
-
-static void put_word(FILE *to, const char *word)
-{
-	if (!word || !*word) {
-		fputc('-', to);
-		return;
-	}
-	if (!strcmp(word, "-")) {
-		fputs("\\x2d", to);
-		return;
-	}
-	for (const unsigned char *p = (const unsigned char *)word; *p; p++) {
-		if (is_plain(*p))
-			fputc(*p, to);
-		else
-			fprintf(to, "\\x%02x", *p);
-	}
-}
-
-static int hex_digit(unsigned char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* --- one line, read from left to right
- * ---------------------------------------------------------------------- */
-
-struct line {
-	const unsigned char *p, *end;
-	bool bad;
-};
-
-static void skip_space(struct line *line)
-{
-	if (line->p < line->end && *line->p == ' ')
-		line->p++;
-	else
-		line->bad = true;
-}
-
-static uint64_t get_hex(struct line *line)
-{
-	skip_space(line);
-	const unsigned char *start = line->p;
-	uint64_t x = 0;
-	for (int digit; line->p < line->end && (digit = hex_digit(*line->p)) >= 0; line->p++) {
-		if (x >> 60)
-			line->bad = true;
-		x = x << 4 | (unsigned)digit;
-	}
-	line->bad |= line->p == start;
-	return x;
-}
-
-static uint64_t get_dec(struct line *line)
-{
-	skip_space(line);
-	const unsigned char *start = line->p;
-	uint64_t x = 0;
-	for (; line->p < line->end && *line->p >= '0' && *line->p <= '9'; line->p++) {
-		unsigned digit = *line->p - '0';
-		if (x > (UINT64_MAX - digit) / 10)
-			line->bad = true;
-		x = x * 10 + digit;
-	}
-	line->bad |= line->p == start;
-	return x;
-}
-
-/* One byte of an escaped word; 0 if malformed. */
-static unsigned char get_char(struct line *line)
-{
-	unsigned char c = *line->p++;
-	if (c != '\\')
-		return is_plain(c) ? c : 0;
-	if (line->end - line->p < 3 || line->p[0] != 'x')
-		return 0;
-	int hi = hex_digit(line->p[1]), lo = hex_digit(line->p[2]);
-	line->p += 3;
-	return hi < 0 || lo < 0 ? 0 : (unsigned char)(hi << 4 | lo);
-}
-
-/* The next word, unescaped; NULL if absent ("-") or malformed. Caller frees. */
-static char *get_word(struct line *line)
-{
-	skip_space(line);
-	const unsigned char *start = line->p;
-	const unsigned char *stop =
-	    line->bad ? NULL : memchr(start, ' ', (size_t)(line->end - start));
-	stop = stop ? stop : line->end;
-	if (line->bad || stop == start) {
-		line->bad = true;
-		return NULL;
-	}
-	if (stop == start + 1 && *start == '-') {
-		line->p = stop;
-		return NULL;
-	}
-	struct line word = {.p = start, .end = stop};
-	char *text = ovm_alloc((size_t)(stop - start) + 1), *to = text;
-	while (word.p < word.end) {
-		unsigned char c = get_char(&word);
-		line->bad |= !c;
-		*to++ = (char)c;
-	}
-	line->p = stop;
-	return text;
-}
-
-static void set_word(char **slot, struct line *line)
-{
-	char *word = get_word(line);
-	free(*slot);
-	*slot = word;
-}
-
-/* --- the reader
- * ---------------------------------------------------------------------------------------------- */
-
-struct reader {
-	struct ovm_ctx *ctx;
-	const char *name;
-	struct ovm_profile *prof;
-	struct ovm_prof_module *module; /* the last one of prof, NULL before the first */
-	uint64_t n_lines;		/* complete lines read */
-	uint64_t n_bytes;
-	bool ended; /* saw the end line */
-};
-
-static int fail_line(struct reader *reader, const char *what)
-{
-	return ovm_fail(reader->ctx, OVM_E_FORMAT, "%s: line %" PRIu64 ": %s", reader->name,
-			reader->n_lines + 1, what);
-}
-
-static void read_record(struct ovm_prof_module *m, char kind, struct line *line)
-{
-	ovm_va a = ovm_va_of(get_hex(line));
-	if (kind == 's') {
-		ovm_vec_push(&m->samples, (struct ovm_prof_sample){a, get_dec(line)});
-		return;
-	}
-	ovm_va b = ovm_va_of(get_hex(line));
-	if (kind == 'r') {
-		uint64_t hash = get_hex(line);
-		ovm_vec_push(&m->regions, (struct ovm_prof_region){a, b, hash, get_word(line)});
-		return;
-	}
-	uint64_t count = get_dec(line);
-	if (kind == 'b')
-		ovm_vec_push(&m->branches, (struct ovm_prof_branch){a, b, count, get_dec(line)});
-	else if (kind == 'f')
-		ovm_vec_push(&m->ranges, (struct ovm_prof_range){a, b, count});
-	else
-		ovm_vec_push(&m->edges, (struct ovm_prof_edge){a, b, count});
-}
-
-static void read_module(struct reader *reader, struct line *line)
-{
-	struct ovm_prof_module module = {.id = get_word(line)};
-	if (!module.id)
-		line->bad = true;
-	module.path = get_word(line);
-	if (line->bad) {
-		free(module.id);
-		free(module.path);
-		return;
-	}
-	ovm_vec_push(&reader->prof->modules, module);
-	reader->module = &reader->prof->modules.v[reader->prof->modules.n - 1];
-}
-
-static bool is_word(const struct line *line, const char *word)
-{
-	size_t len = strlen(word);
-	return (size_t)(line->end - line->p) > len && line->p[len] == ' ' &&
-	       !memcmp(line->p, word, len);
-}
-
-/* A line that begins with a longer word. Returns false if the word is unknown here. */
-static bool read_named(struct reader *reader, struct line *line)
-{
-	struct ovm_profile *prof = reader->prof;
-	const struct {
-		const char *word;
-		uint64_t *number;
-		char **text;
-	} header[] = {
-	    {"event", NULL, &prof->event},	     {"source", NULL, &prof->source},
-	    {"frequency", &prof->frequency, NULL},   {"samples", &prof->n_samples, NULL},
-	    {"lost", &prof->n_lost, NULL},	     {"unmapped", &prof->n_unmapped, NULL},
-	    {"processes", &prof->n_processes, NULL},
-	};
-	if (is_word(line, "module")) {
-		line->p += strlen("module");
-		read_module(reader, line);
-		return true;
-	}
-	if (is_word(line, "end")) {
-		line->p += strlen("end");
-		line->bad |= get_dec(line) != reader->n_lines;
-		reader->ended = true;
-		return true;
-	}
-	for (size_t i = 0; i < sizeof(header) / sizeof(header[0]) && !reader->module; i++) {
-		if (!is_word(line, header[i].word))
-			continue;
-		line->p += strlen(header[i].word);
-		if (header[i].number)
-			*header[i].number = get_dec(line);
-		else
-			set_word(header[i].text, line);
-		return true;
-	}
-	return false;
-}
-
-static int read_line(struct reader *reader, const char *text, size_t len)
-{
-	struct line line = {(const unsigned char *)text, (const unsigned char *)text + len, false};
-	if (!reader->n_lines) {
-		if (len != strlen(first_line) || memcmp(text, first_line, len))
-			return ovm_fail(reader->ctx, OVM_E_FORMAT,
-					"%s: not a profile: its first line is not \"%s\"",
-					reader->name, first_line);
-	} else if (reader->ended) {
-		return fail_line(reader, "text after the end line");
-	} else if (len > 1 && text[1] == ' ' && strchr("rsbfe", text[0]) && text[0]) {
-		if (!reader->module)
-			return fail_line(reader, "a record before the first module");
-		line.p++;
-		read_record(reader->module, text[0], &line);
-	} else if (!read_named(reader, &line)) {
-		return fail_line(reader, "unknown kind of line");
-	}
-	if (reader->n_lines && reader->ended && line.bad)
-		return fail_line(reader, "the end line counts other lines: the file is damaged");
-	if (reader->n_lines && (line.bad || line.p != line.end))
-		return fail_line(reader, "malformed line");
-	reader->n_lines++;
-	return 0;
-}
-
-/* Read the complete lines of @text; *used receives their length in bytes. */
-static int read_lines(struct reader *reader, const char *text, size_t len, size_t *used)
-{
-	size_t done = 0;
-	for (const char *nl; done < len && (nl = memchr(text + done, '\n', len - done));) {
-		size_t line_len = (size_t)(nl - (text + done));
-		if (line_len > MAX_LINE)
-			return fail_line(reader, "longer than 64 KiB");
-		int err = read_line(reader, text + done, line_len);
-		if (err)
-			return err;
-		done += line_len + 1;
-	}
-	if (len - done > MAX_LINE)
-		return fail_line(reader, reader->n_lines ? "longer than 64 KiB" : "not a profile");
-	*used = done;
-	return 0;
-}
-
-/* What must hold after the last byte. @rest: bytes of an unfinished line. */
-static int read_finish(struct reader *reader, size_t rest)
-{
-	if (!reader->n_lines)
-		return ovm_fail(reader->ctx, OVM_E_FORMAT,
-				"%s: not a profile: its first line is not \"%s\"", reader->name,
-				first_line);
-	if (!reader->ended || rest)
-		return ovm_fail(reader->ctx, OVM_E_FORMAT,
-				"%s: cut short after line %" PRIu64 ": it has no end line",
-				reader->name, reader->n_lines);
-	ovm_profile_normalize(reader->prof);
-	return 0;
-}
-
-/* --- files
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- reading --- */
 
 /* A source of text: a plain file, or one zstd frame after another. */
 struct source {
@@ -350,7 +40,8 @@ static ssize_t read_some(int fd, void *to, size_t len)
 }
 
 /* Up to @len bytes of text, 0 at the end, negative error. */
-static ssize_t source_read(struct reader *reader, struct source *source, char *to, size_t len)
+static ssize_t source_read(struct ovm_profile_reader *reader, struct source *source, char *to,
+			   size_t len)
 {
 	ZSTD_outBuffer out = {to, len, 0};
 	while (!out.pos) {
@@ -361,7 +52,7 @@ static ssize_t source_read(struct reader *reader, struct source *source, char *t
 						      "%s: cannot read", reader->name);
 			if (!n && source->pending)
 				return ovm_fail(reader->ctx, OVM_E_FORMAT,
-						"%s: cut short inside its zstd frame",
+						"%s: a profile cut short inside its zstd frame",
 						reader->name);
 			if (!n)
 				return 0;
@@ -382,7 +73,7 @@ static ssize_t source_read(struct reader *reader, struct source *source, char *t
 	return (ssize_t)out.pos;
 }
 
-static int source_open(struct reader *reader, struct source *source)
+static int source_open(struct ovm_profile_reader *reader, struct source *source)
 {
 	static const unsigned char magic[4] = {0x28, 0xb5, 0x2f, 0xfd};
 	source->packed = ovm_alloc(CHUNK);
@@ -404,25 +95,26 @@ static int source_open(struct reader *reader, struct source *source)
 	return 0;
 }
 
-static int read_source(struct reader *reader, struct source *source)
+static int read_source(struct ovm_profile_reader *reader, struct source *source,
+		       struct ovm_profile **out)
 {
-	char *text = ovm_alloc(CHUNK + MAX_LINE + 1);
-	size_t have = 0;
+	char *text = ovm_alloc(CHUNK + OVM_PROFILE_MAX_LINE + 1);
+	size_t have = 0, used = 0;
+	uint64_t total = 0;
 	int err = 0;
 	for (;;) {
 		ssize_t n = source_read(reader, source, text + have, CHUNK);
 		if (n <= 0) {
-			err = n < 0 ? (int)n : read_finish(reader, have);
+			err = n < 0 ? (int)n : ovm_profile_reader_finish(reader, have, out);
 			break;
 		}
-		reader->n_bytes += (uint64_t)n;
-		if (reader->n_bytes > max_text) {
+		total += (uint64_t)n;
+		if (total > max_text) {
 			err = ovm_fail(reader->ctx, OVM_E_FORMAT, "%s: more than 4 GiB of text",
 				       reader->name);
 			break;
 		}
-		size_t used;
-		err = read_lines(reader, text, have + (size_t)n, &used);
+		err = ovm_profile_reader_feed(reader, text, have + (size_t)n, &used);
 		if (err)
 			break;
 		have = have + (size_t)n - used;
@@ -437,130 +129,19 @@ int ovm_profile_load(struct ovm_ctx *ctx, const char *path, struct ovm_profile *
 	struct source source = {.fd = open(path, O_RDONLY | O_CLOEXEC)};
 	if (source.fd < 0)
 		return ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot open", path);
-	struct reader reader = {.ctx = ctx, .name = path, .prof = ovm_profile_new()};
+	struct ovm_profile_reader reader;
+	ovm_profile_reader_init(&reader, ctx, path);
 	int err = source_open(&reader, &source);
 	if (!err)
-		err = read_source(&reader, &source);
+		err = read_source(&reader, &source, out);
+	ovm_profile_reader_fini(&reader);
 	ZSTD_freeDStream(source.zstd);
 	free(source.packed);
 	close(source.fd);
-	if (err)
-		ovm_profile_free(reader.prof);
-	else
-		*out = reader.prof;
 	return err;
 }
 
-int ovm_profile_parse(struct ovm_ctx *ctx, const char *text, size_t len, const char *name,
-		      struct ovm_profile **out)
-{
-	struct reader reader = {.ctx = ctx, .name = name, .prof = ovm_profile_new()};
-	size_t used = 0;
-	int err = read_lines(&reader, text, len, &used);
-	if (!err)
-		err = read_finish(&reader, len - used);
-	if (err)
-		ovm_profile_free(reader.prof);
-	else
-		*out = reader.prof;
-	return err;
-}
-
-/* --- the writer
- * ---------------------------------------------------------------------------------------------- */
-
-struct text { /* one record line under construction */
-	char v[128];
-	unsigned n;
-};
-
-static void text_hex(struct text *text, uint64_t x)
-{
-	unsigned digits = x ? (67 - (unsigned)__builtin_clzll(x)) / 4 : 1;
-	text->v[text->n++] = ' ';
-	for (unsigned i = digits; i--; x >>= 4)
-		text->v[text->n + i] = "0123456789abcdef"[x & 15];
-	text->n += digits;
-}
-
-static void text_dec(struct text *text, uint64_t x)
-{
-	char digits[20];
-	unsigned n = 0;
-	do
-		digits[n++] = (char)('0' + x % 10);
-	while (x /= 10);
-	text->v[text->n++] = ' ';
-	while (n)
-		text->v[text->n++] = digits[--n];
-}
-
-static void text_end(struct text *text, FILE *to)
-{
-	text->v[text->n++] = '\n';
-	fwrite(text->v, 1, text->n, to);
-}
-
-static void print_edge(FILE *to, char kind, ovm_va from, ovm_va dest, uint64_t count)
-{
-	struct text text = {.v = {kind}, .n = 1};
-	text_hex(&text, from.v);
-	text_hex(&text, dest.v);
-	text_dec(&text, count);
-	text_end(&text, to);
-}
-
-static uint64_t print_module(const struct ovm_prof_module *m, FILE *to)
-{
-	fputs("module ", to);
-	put_word(to, m->id);
-	fputc(' ', to);
-	put_word(to, m->path);
-	fputc('\n', to);
-	for (uint32_t i = 0; i < m->regions.n; i++) {
-		const struct ovm_prof_region *r = &m->regions.v[i];
-		fprintf(to, "r %" PRIx64 " %" PRIx64 " %" PRIx64 " ", r->lo.v, r->hi.v, r->hash);
-		put_word(to, r->name);
-		fputc('\n', to);
-	}
-	for (uint32_t i = 0; i < m->samples.n; i++) {
-		struct text text = {.v = {'s'}, .n = 1};
-		text_hex(&text, m->samples.v[i].va.v);
-		text_dec(&text, m->samples.v[i].count);
-		text_end(&text, to);
-	}
-	for (uint32_t i = 0; i < m->branches.n; i++) {
-		const struct ovm_prof_branch *b = &m->branches.v[i];
-		struct text text = {.v = {'b'}, .n = 1};
-		text_hex(&text, b->from.v);
-		text_hex(&text, b->to.v);
-		text_dec(&text, b->count);
-		text_dec(&text, b->mispreds);
-		text_end(&text, to);
-	}
-	for (uint32_t i = 0; i < m->ranges.n; i++)
-		print_edge(to, 'f', m->ranges.v[i].from, m->ranges.v[i].to, m->ranges.v[i].count);
-	for (uint32_t i = 0; i < m->edges.n; i++)
-		print_edge(to, 'e', m->edges.v[i].from, m->edges.v[i].to, m->edges.v[i].count);
-	return UINT64_C(1) + m->regions.n + m->samples.n + m->branches.n + m->ranges.n + m->edges.n;
-}
-
-void ovm_profile_print(const struct ovm_profile *prof, FILE *to)
-{
-	uint64_t n_lines = 8;
-	fprintf(to, "%s\nevent ", first_line);
-	put_word(to, prof->event);
-	fputs("\nsource ", to);
-	put_word(to, prof->source);
-	fprintf(to,
-		"\nfrequency %" PRIu64 "\nsamples %" PRIu64 "\nlost %" PRIu64 "\nunmapped %" PRIu64
-		"\nprocesses %" PRIu64 "\n",
-		prof->frequency, prof->n_samples, prof->n_lost, prof->n_unmapped,
-		prof->n_processes);
-	for (uint32_t i = 0; i < prof->modules.n; i++)
-		n_lines += print_module(&prof->modules.v[i], to);
-	fprintf(to, "end %" PRIu64 "\n", n_lines);
-}
+/* --- writing --- */
 
 /* A stdio stream that compresses into a descriptor. */
 struct packer {
@@ -657,10 +238,7 @@ static int print_to(const struct ovm_profile *prof, const char *path, int fd)
 int ovm_profile_save(struct ovm_ctx *ctx, const struct ovm_profile *prof, const char *path)
 {
 	struct stat st;
-	if (!stat(path, &st) && S_ISDIR(st.st_mode))
-		return ovm_fail_errno(ctx, OVM_E_IO, EISDIR, "%s: cannot write", path);
-	/* A pipe or a device is written to, never replaced by a file. */
-	bool is_special = !stat(path, &st) && !S_ISREG(st.st_mode);
+	bool is_special = !stat(path, &st) && !S_ISREG(st.st_mode); /* a folder fails in open() */
 	char *temp = is_special ? ovm_strdup(path) : ovm_asprintf("%s.XXXXXX", path);
 	int fd = is_special ? open(path, O_WRONLY | O_CLOEXEC) : mkostemp(temp, O_CLOEXEC);
 	int err = 0;

@@ -40,10 +40,13 @@
 #include <unistd.h>
 
 enum {
-	DEFAULT_HZ = 997,
-	RING_BYTES =
-	    512 << 10,	   /* what perf_event_mlock_kb allows anybody; 4 s of samples at 4 kHz */
-	WAKE_FRACTION = 2, /* wake the tool when a ring is this part full */
+	/* At most 2 % where a timer interrupt costs 20 us (virtual machines); prime: no lockstep
+	 * with timers of the program. */
+	DEFAULT_HZ = 797,
+	/* What perf_event_mlock_kb allows anybody; 4 s of samples at 4 kHz. */
+	RING_BYTES = 512 << 10,
+	/* Wake the tool when a ring is this part full. */
+	WAKE_FRACTION = 2,
 };
 
 #define SLACK_NS 5000000ull

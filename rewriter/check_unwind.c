@@ -1,14 +1,14 @@
-/* Unwind data of copied code, read back from the bytes that were written and compared instruction by
- * instruction.
+/* Unwind data of copied code, read back from the bytes that were written and compared instruction
+ * by instruction.
  *
  *   overlay FDE [off, off+size) -> rows, call sites      original's region -> rows, call sites
  *
  * A copied instruction must have the original's row and call site (landing pad as an absolute
  * address, same action), at its first and at its last byte: a frame is looked up at its return
- * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of ours
- * neither throw nor are called from: only their row counts, for signals, and only where they stay in
- * their region. The readers are strict about form (what we write is one form): anything else is
- * refused.
+ * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of
+ * ours neither throw nor are called from: only their row counts, for signals, and only where they
+ * stay in their region. The readers are strict about form (what we write is one form): anything
+ * else is refused.
  */
 #include "rewriter/check_private.h"
 

@@ -108,6 +108,10 @@ void ovm_elf_segment_head(const struct ovm_image *image, const struct ovm_elf_vi
 			  const char *profile_hash, const uint8_t *new_id,
 			  struct ovm_elf_segment *segment);
 
+/* The overlay's FDEs as .debug_frame records, appended to @out; the section starts at out->v +
+ * @section. */
+void ovm_elf_debug_frame(const struct ovm_overlay *overlay, size_t section, struct ovm_buf *out);
+
 /* Everything behind the segment: map, symbols, names, section headers. @at: file offset of the
  * first byte of @out. Sets the section fields of @ehdr. Leaves @out empty if the input has no
  * section headers. */

@@ -6,7 +6,7 @@
  * rebuild a segment from its sections and drop what no section claims.
  *
  *   .optvm.pad .note.optvm (moved: .interp ...) .optvm.text .optvm.rodata .optvm.lsda
- * .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.undo | .optvm.map (.symtab .strtab)
+ * .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.undo | .optvm.map .debug_frame (.symtab .strtab)
  *
  * The merged table takes the name .eh_frame_hdr (perf looks it up by name), the old one becomes
  * .optvm.org.eh_frame_hdr.
@@ -315,6 +315,33 @@ static void put_symbols(const struct ovm_image *image, const struct ovm_elf_view
 	ovm_buf_free(&copies);
 }
 
+/* For gdb: a new .debug_frame, or the input's continued. A compressed one stays alone. */
+static void put_debug_frame(const struct ovm_elf_view *view, const struct ovm_overlay *overlay,
+			    uint64_t at, struct table *table, struct ovm_buf *out)
+{
+	static const char name[] = ".debug_frame";
+	const Elf64_Shdr *names = &view->shdrs[view->ehdr.e_shstrndx];
+	Elf64_Shdr *sh = NULL;
+	for (uint32_t i = 1; i < view->n_shdrs && !sh; i++) {
+		uint64_t off = table->v[i].sh_name;
+		if (table->v[i].sh_type == SHT_PROGBITS && off < names->sh_size &&
+		    names->sh_size - off >= sizeof(name) &&
+		    !memcmp(view->bytes + names->sh_offset + off, name, sizeof(name)))
+			sh = &table->v[i];
+	}
+	if (!overlay->fdes.n || (sh && ((sh->sh_flags & SHF_COMPRESSED) || sh->sh_size % 4)))
+		return;
+	align_out(out, at, 8);
+	size_t start = out->n;
+	if (sh)
+		ovm_buf_put(out, view->bytes + sh->sh_offset, sh->sh_size);
+	else
+		sh = add(table, name, SHT_PROGBITS, 0);
+	ovm_elf_debug_frame(overlay, start, out);
+	place(sh, at, out, start);
+	sh->sh_addralign = 8;
+}
+
 void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *view,
 		      const struct ovm_elf_plan *plan, const struct ovm_regions *regions,
 		      const struct ovm_overlay *overlay, const struct ovm_elf_segment *segment,
@@ -344,6 +371,7 @@ void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *
 	size_t start = out->n;
 	put_map(overlay, out);
 	place(add(&table, ".optvm.map", SHT_PROGBITS, 0), at, out, start);
+	put_debug_frame(view, overlay, at, &table, out);
 	put_symbols(image, view, plan, regions, overlay, text, at, &table, out);
 	start = out->n;
 	ovm_buf_put(out, table.names.v, table.names.n);

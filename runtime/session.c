@@ -252,7 +252,9 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 	ovm_tracee_init(&s.tracee, launch.pid);
 	s.watch_fd = (int)syscall(SYS_pidfd_open, launch.pid, 0);
 	ovm_launch_signals(launch.pid);
-	rc = ovm_sampler_open(ctx, &opts->sampler, launch.pid, false, &s.sampler);
+	struct ovm_sampler_opts sampler = opts->sampler;
+	sampler.frequency = sampler.frequency ? sampler.frequency : OVM_RT_FREQUENCY;
+	rc = ovm_sampler_open(ctx, &sampler, launch.pid, false, &s.sampler);
 	if (rc)
 		explain_failure(&s, ctx, rc);
 	s.started_ms = ovm_now_ms();

@@ -4,6 +4,7 @@
 
 enum {
 	OVM_RT_SAMPLE_MS = 1500,        /* CPU time of the program to sample: some 6000 samples at 4 kHz, patch in by 3 s */
+	OVM_RT_FREQUENCY = 3989,        /* Hz; four times what `record` takes, because there is so little time */
 	OVM_RT_SAMPLE_GIVE_UP = 4,      /* times that: a program with few samples by then runs in the kernel */
 	OVM_RT_DRAIN_MS = 50,           /* between two drains of the sampler; its rings hold 100 ms and more */
 	OVM_RT_MIN_SAMPLES = 300,       /* of all modules: fewer say nothing about blocks */

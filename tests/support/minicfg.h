@@ -1,7 +1,8 @@
 #ifndef OVM_TEST_MINICFG_H
 #define OVM_TEST_MINICFG_H
-/* A program of hand-made graphs over code assembled into the test itself: no ELF file, no cfg.c. Each region becomes one cfg;
- * leaders are given, edges follow from the last instruction of each block. */
+/* A program of hand-made graphs over code assembled into the test itself: no ELF file, no cfg.c.
+ * Each region becomes one cfg; leaders are given, edges follow from the last instruction of each
+ * block. */
 #include "analyzer/program.h"
 #include "rewriter/overlay.h"
 
@@ -36,13 +37,18 @@ static inline void mini_open(struct mini *m, const char *start, const char *end)
 	m->image.size = (size_t)(end - start);
 	m->image.lo = ovm_va_of(MINI_VA);
 	m->image.hi = ovm_va_of(MINI_VA + m->image.size);
-	ovm_vec_push(&m->image.segments,
-		     (struct ovm_segment){m->image.lo, m->image.hi, {0}, m->image.size, PF_R | PF_X});
+	ovm_vec_push(
+	    &m->image.segments,
+	    (struct ovm_segment){m->image.lo, m->image.hi, {0}, m->image.size, PF_R | PF_X});
 	ovm_cfi_init(&m->regions.cfi);
 	struct ovm_cfi_row row = {.cfa_reg = 7, .cfa_off = 8};
 	row.reg[16] = (struct ovm_cfi_rule){.kind = OVM_CFI_OFFSET, .off = -8};
-	struct ovm_cie cie = {.code_align = 1, .data_align = -8, .ra_reg = 16, .fde_enc = 0x1b,
-			      .lsda_enc = 0xff, .personality_enc = 0xff};
+	struct ovm_cie cie = {.code_align = 1,
+			      .data_align = -8,
+			      .ra_reg = 16,
+			      .fde_enc = 0x1b,
+			      .lsda_enc = 0xff,
+			      .personality_enc = 0xff};
 	cie.initial_row = ovm_cfi_intern(&m->regions.cfi, &row);
 	ovm_vec_push(&m->regions.cfi.cies, cie);
 	m->program.image = &m->image;
@@ -68,20 +74,24 @@ static inline void mini_edges(struct ovm_cfg *cfg)
 		cfg->blocks[b].first_edge = cfg->n_edges;
 		if (!ovm_insn_is_end(last))
 			mini_edge(cfg, b, cfg->blocks[b].hi, OVM_EDGE_FALL);
-		if (last->kind == OVM_INSN_JMP || last->kind == OVM_INSN_JCC || last->kind == OVM_INSN_JCXZ)
+		if (last->kind == OVM_INSN_JMP || last->kind == OVM_INSN_JCC ||
+		    last->kind == OVM_INSN_JCXZ)
 			mini_edge(cfg, b, last->target, OVM_EDGE_TAKEN);
 	}
 }
 
-/* Region [lo, hi) as one cfg with blocks that start at the @n @leaders (ascending, leaders[0] == lo). */
-static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const char *hi, const char *const *leaders, uint32_t n)
+/* Region [lo, hi) as one cfg with blocks that start at the @n @leaders (ascending, leaders[0] ==
+ * lo). */
+static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const char *hi,
+					  const char *const *leaders, uint32_t n)
 {
 	struct ovm_cfg *cfg = ovm_alloc(sizeof(*cfg));
 	ovm_insns insns = {0};
 	enum ovm_refusal why = OVM_REFUSE_NONE;
 	uint32_t region = m->regions.v.n;
 	OVM_ASSERT(region < MINI_MAX);
-	OVM_ASSERT(ovm_decode_range(m->dec, &m->image, mini_va(m, lo), mini_va(m, hi), &insns, &why) == 0);
+	OVM_ASSERT(
+	    ovm_decode_range(m->dec, &m->image, mini_va(m, lo), mini_va(m, hi), &insns, &why) == 0);
 	cfg->insns = insns.v;
 	cfg->n_insns = insns.n;
 	cfg->regions = ovm_alloc(sizeof(uint32_t));
@@ -93,8 +103,11 @@ static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const 
 	uint32_t at = 0;
 	for (uint32_t b = 0; b < n; b++) {
 		struct ovm_block *block = &cfg->blocks[b];
-		*block = (struct ovm_block){.lo = mini_va(m, leaders[b]), .region = region, .table = OVM_NONE,
-					    .flags = OVM_BLOCK_REACHABLE, .count = 1};
+		*block = (struct ovm_block){.lo = mini_va(m, leaders[b]),
+					    .region = region,
+					    .table = OVM_NONE,
+					    .flags = OVM_BLOCK_REACHABLE,
+					    .count = 1};
 		block->hi = mini_va(m, b + 1 < n ? leaders[b + 1] : hi);
 		block->first_insn = at;
 		while (at < insns.n && insns.v[at].va.v < block->hi.v)
@@ -103,7 +116,8 @@ static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const 
 		cfg->by_va[b] = b;
 	}
 	mini_edges(cfg);
-	ovm_vec_push(&m->regions.v, (struct ovm_region){.lo = mini_va(m, lo), .hi = mini_va(m, hi)});
+	ovm_vec_push(&m->regions.v,
+		     (struct ovm_region){.lo = mini_va(m, lo), .hi = mini_va(m, hi)});
 	m->program.cfg_of_region[region] = m->program.cfgs.n;
 	ovm_vec_push(&m->program.cfgs, cfg);
 	return cfg;

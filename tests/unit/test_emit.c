@@ -1,5 +1,6 @@
-/* Whole overlays over hand-made graphs: branch senses, jumps put in and left out, calls between copies, RIP-relative operands,
- * jrcxz, nops, padding, jump tables, patches. The expected code is written as disassembly. */
+/* Whole overlays over hand-made graphs: branch senses, jumps put in and left out, calls between
+ * copies, RIP-relative operands, jrcxz, nops, padding, jump tables, patches. The expected code is
+ * written as disassembly. */
 #include "tests/support/minicfg.h"
 
 #include <setjmp.h>
@@ -8,7 +9,8 @@
 
 #include <cmocka.h>
 
-/* f branches, calls g and refers to data; g loops with jrcxz; h has a jump table; k is reached through a jump. */
+/* f branches, calls g and refers to data; g loops with jrcxz; h has a jump table; k is reached
+ * through a jump. */
 __asm__(".pushsection .rodata\n"
 	"mini_f: test %edi, %edi\n"
 	"	je mini_f2\n"
@@ -36,8 +38,9 @@ __asm__(".pushsection .rodata\n"
 	"mini_table: .long mini_h1 - mini_table, mini_h2 - mini_table, mini_f - mini_table, 0x123\n"
 	"mini_data: .long 0, 0\n"
 	"mini_end: .popsection\n");
-extern const char mini_f[], mini_f1[], mini_f2[], mini_f3[], mini_g[], mini_g0[], mini_g1[], mini_g2[], mini_h[], mini_h1[],
-	mini_h2[], mini_end_code[], mini_table[], mini_data[], mini_end[];
+extern const char mini_f[], mini_f1[], mini_f2[], mini_f3[], mini_g[], mini_g0[], mini_g1[],
+    mini_g2[], mini_h[], mini_h1[], mini_h2[], mini_end_code[], mini_table[], mini_data[],
+    mini_end[];
 
 enum { BASE = 0x500000 };
 
@@ -52,15 +55,19 @@ static void init(struct fixture *f)
 {
 	memset(f, 0, sizeof(*f));
 	mini_open(&f->m, mini_f, mini_end);
-	mini_region(&f->m, mini_f, mini_g, (const char *const[]){mini_f, mini_f1, mini_f2, mini_f3}, 4);
-	mini_region(&f->m, mini_g, mini_h, (const char *const[]){mini_g, mini_g0, mini_g1, mini_g2}, 4);
-	mini_region(&f->m, mini_h, mini_end_code, (const char *const[]){mini_h, mini_h1, mini_h2}, 3);
+	mini_region(&f->m, mini_f, mini_g, (const char *const[]){mini_f, mini_f1, mini_f2, mini_f3},
+		    4);
+	mini_region(&f->m, mini_g, mini_h, (const char *const[]){mini_g, mini_g0, mini_g1, mini_g2},
+		    4);
+	mini_region(&f->m, mini_h, mini_end_code, (const char *const[]){mini_h, mini_h1, mini_h2},
+		    3);
 }
 
 static int build(struct fixture *f, uint64_t base)
 {
 	struct ovm_overlay_opts opts = {.base = ovm_va_of(base)};
-	return ovm_overlay_build(&f->m.ctx, &f->m.program, &f->m.layout, &opts, &f->overlay, &f->bad, &f->why);
+	return ovm_overlay_build(&f->m.ctx, &f->m.program, &f->m.layout, &opts, &f->overlay,
+				 &f->bad, &f->why);
 }
 
 static void fini(struct fixture *f)
@@ -123,7 +130,8 @@ static int64_t rel32_target(const struct fixture *f, uint32_t end)
 	return (int64_t)f->overlay.base.v + end + (int32_t)ovm_le32(f->overlay.bytes + end - 4);
 }
 
-/* Original order: the bytes are the original's but for the call (unchanged distance within the overlay) and the lea. */
+/* Original order: the bytes are the original's but for the call (unchanged distance within the
+ * overlay) and the lea. */
 static void pure_copy(void **state)
 {
 	struct fixture f;
@@ -133,13 +141,15 @@ static void pure_copy(void **state)
 		mini_slot(&f.m, 0, b, 1);
 	mini_slot(&f.m, 1, 0, 1);
 	assert_int_equal(build(&f, BASE), 0);
-	check_text(&f, 0, (const uint8_t[]){0x85, 0xff, 0x74, 0x0d}, 4);  /* test; je f2 */
+	check_text(&f, 0, (const uint8_t[]){0x85, 0xff, 0x74, 0x0d}, 4); /* test; je f2 */
 	assert_int_equal(f.overlay.bytes[4], 0xe8);
-	assert_int_equal(rel32_target(&f, 9), BASE + 0x14);  /* the copy of g, endbr64 kept */
+	assert_int_equal(rel32_target(&f, 9), BASE + 0x14); /* the copy of g, endbr64 kept */
 	assert_int_equal(rel32_target(&f, 16), mini_va(&f.m, mini_data).v);
-	check_text(&f, 16, (const uint8_t[]){0xc3, 0x31, 0xc0, 0xc3}, 4); /* ret; xor; (nop gone) ret */
+	check_text(&f, 16, (const uint8_t[]){0xc3, 0x31, 0xc0, 0xc3},
+		   4); /* ret; xor; (nop gone) ret */
 	check_text(&f, 20, (const uint8_t[]){0xf3, 0x0f, 0x1e, 0xfa, 0xe9}, 5);
-	assert_int_equal(rel32_target(&f, 29), mini_va(&f.m, mini_g0).v); /* rest of g is not copied */
+	assert_int_equal(rel32_target(&f, 29),
+			 mini_va(&f.m, mini_g0).v); /* rest of g is not copied */
 	assert_int_equal(f.overlay.n_regions, 2);
 	assert_int_equal(f.overlay.n_blocks, 5);
 	assert_int_equal(f.overlay.n_insns, 8);
@@ -157,7 +167,8 @@ static void inverted(void **state)
 	mini_slot(&f.m, 0, 1, 1);
 	mini_slot(&f.m, 0, 3, 1);
 	assert_int_equal(build(&f, BASE), 0);
-	check_text(&f, 0, (const uint8_t[]){0x85, 0xff, 0x75, 0x04, 0x31, 0xc0, 0xeb, 0x0d, 0xe8}, 9);
+	check_text(&f, 0, (const uint8_t[]){0x85, 0xff, 0x75, 0x04, 0x31, 0xc0, 0xeb, 0x0d, 0xe8},
+		   9);
 	const struct ovm_map_entry *jump = ovm_map_new(&f.overlay.map, 6);
 	assert_int_equal(jump->flags, OVM_MAP_SYNTH);
 	assert_int_equal(jump->old.v, mini_va(&f.m, mini_f3).v - 4); /* about to execute the nop */
@@ -239,12 +250,17 @@ static void give_table(struct fixture *f)
 	struct ovm_cfg *cfg = f->m.program.cfgs.v[2];
 	cfg->tables = ovm_alloc(sizeof(*cfg->tables));
 	cfg->n_tables = 1;
-	cfg->tables[0] = (struct ovm_jumptable){.jump_insn = 3, .load_insn = 1, .table = mini_va(&f->m, mini_table),
-						.base = mini_va(&f->m, mini_table), .n_entries = 4, .entry_size = 4};
+	cfg->tables[0] = (struct ovm_jumptable){.jump_insn = 3,
+						.load_insn = 1,
+						.table = mini_va(&f->m, mini_table),
+						.base = mini_va(&f->m, mini_table),
+						.n_entries = 4,
+						.entry_size = 4};
 	cfg->tables[0].targets = ovm_arena_array(&cfg->arena, 4, sizeof(ovm_va));
 	for (uint32_t i = 0; i < 4; i++)
 		cfg->tables[0].targets[i] =
-			ovm_va_add(mini_va(&f->m, mini_table), (int32_t)ovm_le32((const uint8_t *)mini_table + 4 * i));
+		    ovm_va_add(mini_va(&f->m, mini_table),
+			       (int32_t)ovm_le32((const uint8_t *)mini_table + 4 * i));
 	cfg->blocks[0].table = 0;
 }
 
@@ -263,11 +279,12 @@ static void table_copy(void **state)
 	assert_int_equal(f.overlay.sections[OVM_SECTION_TABLES].size, 16);
 	/* movslq delta(%rdx,%rdi,4): the base register keeps its value */
 	check_text(&f, 7, (const uint8_t[]){0x48, 0x63, 0x84, 0xba}, 4);
-	assert_int_equal((int32_t)ovm_le32(f.overlay.bytes + 11), (int64_t)(BASE + table->new_off) - (int64_t)table->old_table.v);
+	assert_int_equal((int32_t)ovm_le32(f.overlay.bytes + 11),
+			 (int64_t)(BASE + table->new_off) - (int64_t)table->old_table.v);
 	const uint8_t *entry = f.overlay.bytes + table->new_off;
 	uint64_t k1 = table->base.v;
 	assert_int_equal(k1 + (int32_t)ovm_le32(entry), mini_va(&f.m, mini_h1).v); /* not copied */
-	assert_int_equal(k1 + (int32_t)ovm_le32(entry + 4), BASE + 20);           /* copy of h2 */
+	assert_int_equal(k1 + (int32_t)ovm_le32(entry + 4), BASE + 20);		   /* copy of h2 */
 	assert_int_equal(k1 + (int32_t)ovm_le32(entry + 8), mini_va(&f.m, mini_f).v);
 	assert_int_equal((int32_t)ovm_le32(entry + 12), 0x123); /* over-copied: kept */
 	ovm_arena_free(&f.m.program.cfgs.v[2]->arena);
@@ -305,7 +322,8 @@ static void patches(void **state)
 	struct fixture f;
 	(void)state;
 	init(&f);
-	ovm_vec_push(&f.m.program.xrefs, (struct ovm_xref){0, 0, OVM_XREF_CALLED | OVM_XREF_INSIDE});
+	ovm_vec_push(&f.m.program.xrefs,
+		     (struct ovm_xref){0, 0, OVM_XREF_CALLED | OVM_XREF_INSIDE});
 	ovm_vec_push(&f.m.program.xrefs, (struct ovm_xref){1, 4, OVM_XREF_CALLED});
 	ovm_vec_push(&f.m.program.xrefs, (struct ovm_xref){2, 0, OVM_XREF_ADDRESS});
 	mini_slot(&f.m, 0, 0, 1);
@@ -318,7 +336,8 @@ static void patches(void **state)
 	assert_int_equal(patch->len, 5);
 	assert_memory_equal(patch->old_bytes, mini_g0, 5);
 	assert_int_equal(patch->new_bytes[0], 0xe9);
-	assert_int_equal(patch->at.v + 5 + (int32_t)ovm_le32(patch->new_bytes + 1), BASE + patch->target);
+	assert_int_equal(patch->at.v + 5 + (int32_t)ovm_le32(patch->new_bytes + 1),
+			 BASE + patch->target);
 	assert_int_equal(patch->target, ovm_map_old(&f.overlay.map, mini_va(&f.m, mini_g0))->off);
 	fini(&f);
 }
@@ -326,17 +345,17 @@ static void patches(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(empty),
-		cmocka_unit_test(pure_copy),
-		cmocka_unit_test(inverted),
-		cmocka_unit_test(lone_branch),
-		cmocka_unit_test(jcxz_stub),
-		cmocka_unit_test(duplicate),
-		cmocka_unit_test(padding),
-		cmocka_unit_test(table_copy),
-		cmocka_unit_test(table_without_jump),
-		cmocka_unit_test(out_of_range),
-		cmocka_unit_test(patches),
+	    cmocka_unit_test(empty),
+	    cmocka_unit_test(pure_copy),
+	    cmocka_unit_test(inverted),
+	    cmocka_unit_test(lone_branch),
+	    cmocka_unit_test(jcxz_stub),
+	    cmocka_unit_test(duplicate),
+	    cmocka_unit_test(padding),
+	    cmocka_unit_test(table_copy),
+	    cmocka_unit_test(table_without_jump),
+	    cmocka_unit_test(out_of_range),
+	    cmocka_unit_test(patches),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* The old <-> new map: lookups at entry starts, inside, in gaps and at both ends; order of first and second copies. */
+/* The old <-> new map: lookups at entry starts, inside, in gaps and at both ends; order of first
+ * and second copies. */
 #include "rewriter/overlay.h"
 
 #include <setjmp.h>
@@ -86,10 +87,10 @@ static void many_entries(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(empty_map),
-		cmocka_unit_test(new_to_old),
-		cmocka_unit_test(first_copy_wins),
-		cmocka_unit_test(many_entries),
+	    cmocka_unit_test(empty_map),
+	    cmocka_unit_test(new_to_old),
+	    cmocka_unit_test(first_copy_wins),
+	    cmocka_unit_test(many_entries),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,7 +88,8 @@ static void originals_are_long(void **state)
 	struct fixture f;
 	(void)state;
 	init(&f, 1);
-	f.pieces[0] = (struct ovm_piece){.shape = OVM_SHAPE_JCC_JMP, .dest = {OVM_DEST_ORIGINAL, 0}};
+	f.pieces[0] =
+	    (struct ovm_piece){.shape = OVM_SHAPE_JCC_JMP, .dest = {OVM_DEST_ORIGINAL, 0}};
 	assert_int_equal(ovm_relax(&f.plan, &f.bad), 0);
 	assert_int_equal(f.pieces[0].is_long, 1);
 	assert_int_equal(ovm_piece_len(&f.pieces[0]), 6 + 2);
@@ -145,10 +146,16 @@ static void rel32_limits(void **state)
 	assert_false(ovm_fixup_rel32(field, ovm_va_of(0x80000001), ovm_va_of(0)));
 }
 
-static struct ovm_insn load(uint8_t len, uint8_t modrm, uint8_t disp_off, uint8_t disp_len, int32_t disp, uint8_t base)
+static struct ovm_insn load(uint8_t len, uint8_t modrm, uint8_t disp_off, uint8_t disp_len,
+			    int32_t disp, uint8_t base)
 {
-	return (struct ovm_insn){.len = len, .modrm_off = modrm, .disp_off = disp_off, .disp_len = disp_len,
-				 .disp = disp, .base = base, .form = OVM_FORM_RM};
+	return (struct ovm_insn){.len = len,
+				 .modrm_off = modrm,
+				 .disp_off = disp_off,
+				 .disp_len = disp_len,
+				 .disp = disp,
+				 .base = base,
+				 .form = OVM_FORM_RM};
 }
 
 static void load_without_displacement(void **state)
@@ -172,7 +179,8 @@ static void load_with_disp8(void **state)
 
 static void load_without_sib(void **state)
 {
-	uint8_t bytes[16] = {0x48, 0x63, 0x02}; /* movslq (%rdx), %rax: the index is already added */
+	uint8_t bytes[16] = {0x48, 0x63,
+			     0x02}; /* movslq (%rdx), %rax: the index is already added */
 	struct ovm_insn insn = load(3, 2, 0, 0, 0, OVM_RDX);
 	(void)state;
 	assert_int_equal(ovm_fixup_table_load(&insn, bytes, 1), 7);
@@ -186,8 +194,8 @@ static void load_absolute(void **state)
 	(void)state;
 	assert_int_equal(ovm_fixup_table_load(&insn, bytes, 0x10), 7);
 	assert_memory_equal(bytes, "\xff\x24\xc5\x10\x20\x40\x00", 7);
-	assert_int_equal(ovm_fixup_table_load(&insn, bytes, 0x7fffffff), 0);  /* beyond 2 GiB */
-	assert_int_equal(ovm_fixup_table_load(&insn, bytes, -0x402001), 0);   /* below 0 */
+	assert_int_equal(ovm_fixup_table_load(&insn, bytes, 0x7fffffff), 0); /* beyond 2 GiB */
+	assert_int_equal(ovm_fixup_table_load(&insn, bytes, -0x402001), 0);  /* below 0 */
 	assert_int_equal(ovm_fixup_table_load(&insn, bytes, INT64_MIN), 0);
 }
 
@@ -221,20 +229,20 @@ static void nops(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(nothing),
-		cmocka_unit_test(forward_limit),
-		cmocka_unit_test(backward_limit),
-		cmocka_unit_test(cascade),
-		cmocka_unit_test(originals_are_long),
-		cmocka_unit_test(alignment_and_cold),
-		cmocka_unit_test(too_big),
-		cmocka_unit_test(rel32_limits),
-		cmocka_unit_test(load_without_displacement),
-		cmocka_unit_test(load_with_disp8),
-		cmocka_unit_test(load_without_sib),
-		cmocka_unit_test(load_absolute),
-		cmocka_unit_test(load_refused),
-		cmocka_unit_test(nops),
+	    cmocka_unit_test(nothing),
+	    cmocka_unit_test(forward_limit),
+	    cmocka_unit_test(backward_limit),
+	    cmocka_unit_test(cascade),
+	    cmocka_unit_test(originals_are_long),
+	    cmocka_unit_test(alignment_and_cold),
+	    cmocka_unit_test(too_big),
+	    cmocka_unit_test(rel32_limits),
+	    cmocka_unit_test(load_without_displacement),
+	    cmocka_unit_test(load_with_disp8),
+	    cmocka_unit_test(load_without_sib),
+	    cmocka_unit_test(load_absolute),
+	    cmocka_unit_test(load_refused),
+	    cmocka_unit_test(nops),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

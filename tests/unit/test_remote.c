@@ -57,8 +57,8 @@ static void test_mmap_busy(void **state)
 	begin(&f, live_loop);
 	for (uint64_t i = 0; i < 25; i++) {
 		struct ovm_remote_call calls[2] = {
-			ovm_remote_mmap(ovm_rta_of(0x100000000000 + i * 0x100000), 8192),
-			ovm_remote_mmap(ovm_rta_of(0x110000000000 + i * 0x100000), 4096),
+			ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192),
+			ovm_remote_mmap(ovm_rta_of(0x210000000000 + i * 0x100000), 4096),
 		};
 		struct ovm_remote remote;
 		int rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, calls, 2, 3000, &remote);
@@ -79,7 +79,7 @@ static void test_mmap_busy(void **state)
 	}
 	struct ovm_livemap now;
 	assert_int_equal(ovm_livemap_read(&f.ctx, f.pid, &now), 0);
-	assert_true(ovm_livemap_covers(&now, ovm_rta_of(0x100000000000), ovm_rta_of(0x100000002000), OVM_PROT_R | OVM_PROT_X, 0));
+	assert_true(ovm_livemap_covers(&now, ovm_rta_of(0x200000000000), ovm_rta_of(0x200000002000), OVM_PROT_R | OVM_PROT_X, 0));
 	ovm_livemap_fini(&now);
 	assert_true(live_progress(f.shared, 10));
 	assert_int_equal(f.shared->n_wrong, 0);
@@ -114,7 +114,7 @@ static void test_blocked(void **state)
 	struct fixture f;
 	begin(&f, sleeper);
 	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-	struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x100000000000), 4096);
+	struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000), 4096);
 	struct ovm_remote remote;
 	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 100, &remote), OVM_E_TARGET);
 	assert_int_equal(remote.size, 0);
@@ -144,7 +144,7 @@ static void test_mmap_signals(void **state)
 	struct fixture f;
 	begin(&f, signalled);
 	for (uint64_t i = 0; i < 25; i++) {
-		struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x100000000000 + i * 0x100000), 8192);
+		struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192);
 		struct ovm_remote remote;
 		int rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 3000, &remote);
 		if (rc)
@@ -169,7 +169,7 @@ static void test_tool_dies(void **state)
 		pid_t tool = fork();
 		if (tool == 0) {
 			for (uint64_t i = 0;; i++) {
-				struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x100000000000 + i * 0x100000), 4096);
+				struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 4096);
 				struct ovm_remote remote;
 				if (ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 3000, &remote) ||
 				    !live_progress(f.shared, 1) || ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000))
