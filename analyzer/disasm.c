@@ -349,6 +349,8 @@ static void fill(const struct ovm_decoder *dec, const struct ovm_mc_insn *mc,
 		set_memory(dec, mc, info->mem, insn);
 	if (info->traits & OVM_TRAIT_IMPLICIT_DST)
 		insn->dst = OVM_RAX;
+	if (info->op == OVM_OP_MOVSX && insn->dst == OVM_RAX)
+		insn->src = OVM_RAX; /* cltq */
 	set_registers(dec, mc, info, insn);
 	set_immediate(mc, info, insn);
 	apply_traits(info, enc, insn);

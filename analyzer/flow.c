@@ -30,10 +30,12 @@ struct search {
 	struct ovm_flow *flow;
 	uint32_t src, dst;
 	int64_t *potential; /* [n] */
-	int64_t *dist;	    /* [n] */
-	uint32_t *level;    /* [n] steps on the cheapest-path graph, OVM_NONE */
-	uint32_t *at;	    /* [n] next arc to try */
-	uint32_t *work;	    /* [n] queue, and arcs of the path */
+	int64_t *dist;	    /* [n] INT64_MAX between phases */
+	uint32_t *level;    /* [n] steps on the cheapest-path graph; OVM_NONE between phases */
+	uint32_t *at;	    /* [n] next arc to try, valid if level is */
+	uint32_t *path;	    /* [n] arcs */
+	uint32_t *queue;    /* [n] nodes touched by the search at hand: all that must be reset */
+	uint32_t n_queue;
 	OVM_VEC(struct reach) heap;
 };
 
@@ -115,22 +117,24 @@ static void relax(struct search *search, uint32_t node)
 			continue;
 		dist = search->dist[node] + reduced_cost(search, node, arc);
 		if (dist < search->dist[arc->to] && dist < search->dist[search->dst]) {
+			if (search->dist[arc->to] == INT64_MAX)
+				search->queue[search->n_queue++] = arc->to;
 			search->dist[arc->to] = dist;
 			heap_push(search, dist, arc->to);
 		}
 	}
 }
 
-/* Distances from the source by reduced cost, then new potentials. False if the sink cannot be
- * reached. */
+/* Distances from the source by reduced cost, then new potentials. Those of nodes beyond the sink
+ * all change by the same amount, so the others change by the difference to it. False if the sink
+ * cannot be reached. */
 static bool find_distances(struct search *search)
 {
-	uint32_t n = search->flow->n;
 	int64_t limit;
 
-	for (uint32_t i = 0; i < n; i++)
-		search->dist[i] = INT64_MAX;
 	search->heap.n = 0;
+	search->n_queue = 0;
+	search->queue[search->n_queue++] = search->src;
 	search->dist[search->src] = 0;
 	heap_push(search, 0, search->src);
 	while (search->heap.n) {
@@ -142,37 +146,49 @@ static bool find_distances(struct search *search)
 			relax(search, reach.node);
 	}
 	limit = search->dist[search->dst];
-	if (limit == INT64_MAX)
-		return false;
-	for (uint32_t i = 0; i < n; i++)
-		search->potential[i] += search->dist[i] < limit ? search->dist[i] : limit;
-	return true;
+	for (uint32_t i = 0; i < search->n_queue; i++) {
+		uint32_t node = search->queue[i];
+
+		if (search->dist[node] < limit && limit != INT64_MAX)
+			search->potential[node] -= limit - search->dist[node];
+		search->dist[node] = INT64_MAX;
+	}
+	return limit != INT64_MAX;
+}
+
+static void set_level(struct search *search, uint32_t node, uint32_t level)
+{
+	search->level[node] = level;
+	search->at[node] = search->flow->first[node];
+	search->queue[search->n_queue++] = node;
 }
 
 /* Levels over arcs with room and reduced cost 0. False if the sink has none. */
 static bool find_levels(struct search *search)
 {
 	const struct ovm_flow *flow = search->flow;
-	uint32_t head = 0, tail = 0;
 
-	memset(search->level, 0xff, flow->n * sizeof(*search->level));
-	memcpy(search->at, flow->first, flow->n * sizeof(*search->at));
-	search->level[search->src] = 0;
-	search->work[tail++] = search->src;
-	while (head < tail && search->level[search->dst] == OVM_NONE) {
-		uint32_t node = search->work[head++];
+	search->n_queue = 0;
+	set_level(search, search->src, 0);
+	for (uint32_t head = 0; head < search->n_queue && search->level[search->dst] == OVM_NONE;
+	     head++) {
+		uint32_t node = search->queue[head];
 
 		for (uint32_t a = flow->first[node]; a != OVM_NONE; a = flow->arcs.v[a].next) {
 			const struct ovm_flow_arc *arc = &flow->arcs.v[a];
 
-			if (!arc->left || search->level[arc->to] != OVM_NONE ||
-			    reduced_cost(search, node, arc) != 0)
-				continue;
-			search->level[arc->to] = search->level[node] + 1;
-			search->work[tail++] = arc->to;
+			if (arc->left && search->level[arc->to] == OVM_NONE &&
+			    reduced_cost(search, node, arc) == 0)
+				set_level(search, arc->to, search->level[node] + 1);
 		}
 	}
 	return search->level[search->dst] != OVM_NONE;
+}
+
+static void clear_levels(struct search *search)
+{
+	for (uint32_t i = 0; i < search->n_queue; i++)
+		search->level[search->queue[i]] = OVM_NONE;
 }
 
 /* Push what fits through the arcs path[0..n). Returns the first arc that is full now. */
@@ -199,8 +215,7 @@ static bool is_step(const struct search *search, uint32_t node, const struct ovm
 	       reduced_cost(search, node, arc) == 0;
 }
 
-/* Fill all paths of the level graph, depth first without recursion; search->work holds the arcs of
- * the path. */
+/* Fill all paths of the level graph, depth first without recursion; search->path holds the arcs. */
 static void fill_levels(struct search *search)
 {
 	struct ovm_flow *flow = search->flow;
@@ -210,17 +225,17 @@ static void fill_levels(struct search *search)
 		uint32_t *a = &search->at[node];
 
 		if (node == search->dst) {
-			depth = push(flow, search->work, depth);
-			node = flow->arcs.v[search->work[depth] ^ 1].to;
+			depth = push(flow, search->path, depth);
+			node = flow->arcs.v[search->path[depth] ^ 1].to;
 			continue;
 		}
 		while (*a != OVM_NONE && !is_step(search, node, &flow->arcs.v[*a]))
 			*a = flow->arcs.v[*a].next;
 		if (*a != OVM_NONE) {
-			search->work[depth++] = *a;
+			search->path[depth++] = *a;
 			node = flow->arcs.v[*a].to;
 		} else if (depth) {
-			node = flow->arcs.v[search->work[--depth] ^ 1].to;
+			node = flow->arcs.v[search->path[--depth] ^ 1].to;
 			search->at[node] = flow->arcs.v[search->at[node]].next;
 		} else {
 			return;
@@ -238,17 +253,25 @@ bool ovm_flow_solve(struct ovm_flow *flow, uint32_t src, uint32_t dst, uint32_t 
 	search.dist = ovm_alloc_array(flow->n, sizeof(*search.dist));
 	search.level = ovm_alloc_array(flow->n, sizeof(*search.level));
 	search.at = ovm_alloc_array(flow->n, sizeof(*search.at));
-	search.work = ovm_alloc_array(flow->n, sizeof(*search.work));
+	search.path = ovm_alloc_array(flow->n, sizeof(*search.path));
+	search.queue = ovm_alloc_array(flow->n, sizeof(*search.queue));
+	memset(search.level, 0xff, flow->n * sizeof(*search.level));
+	for (uint32_t i = 0; i < flow->n; i++)
+		search.dist[i] = INT64_MAX;
 	for (uint32_t i = 0; i < max_phases && !finished; i++) {
 		finished = !find_distances(&search);
-		while (!finished && find_levels(&search))
+		while (!finished && find_levels(&search)) {
 			fill_levels(&search);
+			clear_levels(&search);
+		}
+		clear_levels(&search);
 	}
 	free(search.potential);
 	free(search.dist);
 	free(search.level);
 	free(search.at);
-	free(search.work);
+	free(search.path);
+	free(search.queue);
 	ovm_vec_free(&search.heap);
 	return finished;
 }

@@ -202,6 +202,13 @@ static void parse_name(const char *name, struct ovm_opcode_info *out)
 	}
 	if (strcmp(name, "ENDBR64") == 0)
 		out->op = OVM_OP_ENDBR;
+	if (strcmp(name, "CDQE") == 0) { /* movslq %eax, %rax */
+		out->op = OVM_OP_MOVSX;
+		out->form = OVM_FORM_RR;
+		out->dst_size = 8;
+		out->src_size = 4;
+		out->traits |= OVM_TRAIT_IMPLICIT_DST;
+	}
 }
 
 /* --- effects MC leaves out --- */

@@ -16,6 +16,7 @@
 #include "analyzer/infer.h"
 #include "analyzer/region.h"
 #include "analyzer/tunables.h"
+#include "analyzer/warm.h"
 
 #include <stdlib.h>
 
@@ -206,6 +207,7 @@ void ovm_weight_attach(struct ovm_ctx *ctx, struct ovm_cfg *cfg,
 		ovm_infer_repair(cfg);
 	} else if (cfg->samples) {
 		ovm_infer_samples(cfg);
+		ovm_weight_warm(cfg);
 	}
 }
 

@@ -24,8 +24,10 @@ live() {
 	shift
 	rm -f report.json
 	# shellcheck disable=SC2086
+	set -f # globs in WORDS are for the tool
 	"$tool" run --report report.json --sample-ms 300 $words -- "$@" >got.out 2>got.err </dev/null
 	got=$?
+	set +f
 	[ $got = "$want_status" ] || fail "status $got, not $want_status: optvm run $words $*"
 	cmp -s want.out got.out || fail "other output: optvm run $words $*"
 	grep -q '"optimized": true' report.json 2>/dev/null ||
