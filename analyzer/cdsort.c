@@ -129,7 +129,7 @@ void ovm_cdsort(const struct ovm_cg *graph, uint32_t *order)
 	ovm_chains_init(&chains, graph->n, graph->sizes, graph->counts);
 	ovm_chains_connect(&chains, first, dst);
 	chains.max_eager = (uint32_t)OVM_TUNE(CDS_EAGER_EDGES);
-	ovm_chains_run(&chains, best_merge, &cds);
+	ovm_chains_run(&chains, best_merge, NULL, &cds);
 	ovm_chains_concat(&chains, OVM_NONE, order);
 	ovm_chains_fini(&chains);
 	free(cds.calls);

@@ -33,8 +33,7 @@ static uint32_t block_flags(const struct ovm_cfg_build *build, const struct ovm_
 {
 	uint8_t mark = build->marks.v[part->first_mark + (insn->va.v - part->lo.v)];
 	return (insn->va.v == part->lo.v ? OVM_BLOCK_REGION_START : 0) |
-	       (mark & OVM_MARK_PAD ? OVM_BLOCK_LANDING_PAD : 0) |
-	       (mark & OVM_MARK_TABLE ? OVM_BLOCK_TABLE_TARGET : 0);
+	       (mark & OVM_MARK_PAD ? OVM_BLOCK_LANDING_PAD : 0);
 }
 
 static bool ends_block(const struct ovm_insn *insn)
@@ -124,15 +123,28 @@ static int by_address(const void *a, const void *b)
 	return x->v < y->v ? -1 : x->v > y->v;
 }
 
+/* How many of the @n targets come before the first that is in the group but no instruction:
+ * compilers make no such entry, so the real table has ended there. */
+static uint32_t count_real(struct ovm_cfg_build *build, const ovm_va *targets, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		const struct ovm_part *part = ovm_group_part(build, targets[i]);
+		if (part && !(build->marks.v[part->first_mark + (targets[i].v - part->lo.v)] &
+			      OVM_MARK_START))
+			return i;
+	}
+	return n;
+}
+
 /* The table's targets, sorted and unique, into build->targets. */
 static void collect_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
 {
 	ovm_vec_reserve(&build->targets, table->n_entries);
 	ovm_va *v = build->targets.v;
 	ovm_jumptable_read(build->image, table, v);
-	qsort(v, table->n_entries, sizeof(*v), by_address);
-	uint32_t n = 0;
-	for (uint32_t i = 0; i < table->n_entries; i++)
+	uint32_t n_real = count_real(build, v, table->n_entries), n = 0;
+	qsort(v, n_real, sizeof(*v), by_address);
+	for (uint32_t i = 0; i < n_real; i++)
 		if (!n || v[n - 1].v != v[i].v)
 			v[n++] = v[i];
 	build->targets.n = n;
@@ -262,7 +274,7 @@ static bool is_same_table(const struct ovm_jumptable *a, const struct ovm_jumpta
 static bool may_pull(const struct ovm_cfg_build *build, const struct ovm_jumptable *table,
 		     ovm_va to)
 {
-	if (table->bound != OVM_BOUND_COPY)
+	if (table->bound == OVM_BOUND_CMP)
 		return true;
 	uint32_t idx = ovm_region_find(build->regions, to);
 	return idx != OVM_NONE && build->regions->v.v[idx].is_fragment;
@@ -277,8 +289,7 @@ static bool mark_targets(struct ovm_cfg_build *build, const struct ovm_jumptable
 			ovm_group_pull(build, build->targets.v[i]);
 	ovm_group_close(build);
 	for (uint32_t i = 0; i < build->targets.n; i++)
-		is_new |=
-		    ovm_group_mark(build, build->targets.v[i], OVM_MARK_LEADER | OVM_MARK_TABLE);
+		is_new |= ovm_group_mark(build, build->targets.v[i], OVM_MARK_LEADER);
 	return is_new;
 }
 
@@ -366,6 +377,9 @@ static void *take(struct ovm_cfg *cfg, size_t *used, const void *from, size_t n,
 
 static void set_jump_flags(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
+	for (uint32_t e = 0; e < cfg->n_edges; e++)
+		if (cfg->edges[e].kind == OVM_EDGE_TABLE && cfg->edges[e].dst != OVM_NONE)
+			cfg->blocks[cfg->edges[e].dst].flags |= OVM_BLOCK_TABLE_TARGET;
 	for (uint32_t j = 0; j < build->jumps.n; j++) {
 		uint8_t cls = build->jumps.v[j].cls;
 		if (cls == OVM_JUMP_TABLE)

@@ -21,6 +21,7 @@
 struct runner {
 	struct ovm_chains *chains;
 	ovm_gain_fn gain;
+	ovm_bound_fn bound;
 	const void *user;
 };
 
@@ -202,8 +203,10 @@ void ovm_chains_merge(struct ovm_chains *chains, uint32_t x, uint32_t y, uint32_
 
 static bool before(const struct ovm_chain_item *a, const struct ovm_chain_item *b)
 {
-	if (a->gain.score != b->gain.score)
-		return a->gain.score > b->gain.score;
+	if (a->score != b->score)
+		return a->score > b->score;
+	if (a->is_bound != b->is_bound)
+		return a->is_bound;
 	return a->x != b->x ? a->x < b->x : a->y < b->y;
 }
 
@@ -234,23 +237,37 @@ static struct ovm_chain_item queue_pop(struct ovm_chains *chains)
 	return top;
 }
 
-static void consider_side(const struct runner *run, uint32_t e, unsigned side)
+/* Queue the merge of edge->chain[side] with the other one: its gain, or if @quick and possible only
+ * a bound. */
+static void consider_side(const struct runner *run, uint32_t e, unsigned side, bool quick)
 {
 	struct ovm_chain_edge *edge = &run->chains->edges.v[e];
-	struct ovm_chain_item item = {.edge = e, .version = edge->version, .side = (uint8_t)side};
+	struct ovm_chain_item item = {.edge = e, .side = side & 1, .is_bound = quick && run->bound};
 
 	item.x = edge->chain[side];
 	item.y = edge->chain[!side];
-	item.gain = run->gain(run->chains, run->user, edge, item.x, item.y);
-	edge->queued[side] = edge->version;
-	if (item.gain.score > 0)
+	item.version = edge->queued[side] = edge->version;
+	if (item.is_bound) {
+		item.score = run->bound(run->chains, run->user, edge, item.x, item.y);
+	} else {
+		edge->gain[side] = run->gain(run->chains, run->user, edge, item.x, item.y);
+		item.score = edge->gain[side].score;
+	}
+	if (item.score > 0)
 		queue_push(run->chains, item);
 }
 
 static void consider(const struct runner *run, uint32_t e)
 {
-	consider_side(run, e, 0);
-	consider_side(run, e, 1);
+	consider_side(run, e, 0, true);
+	consider_side(run, e, 1, true);
+}
+
+/* Versions fit the items' 30 bits; after 2^30 merges of one chain they would repeat, but there are
+ * never that many. */
+static void next_version(struct ovm_chain_edge *edge)
+{
+	edge->version = (edge->version + 1) & ((1u << 30) - 1);
 }
 
 /* The gains of all edges of @x are stale. With few edges compute all anew; else only those to the
@@ -262,7 +279,7 @@ static void refresh(const struct runner *run, uint32_t x, const ovm_indices *tou
 	bool all = cx->links.n <= chains->max_eager;
 
 	for (uint32_t i = 0; i < cx->links.n; i++)
-		chains->edges.v[cx->links.v[i].edge].version++;
+		next_version(&chains->edges.v[cx->links.v[i].edge]);
 	for (uint32_t i = 0; all && i < cx->links.n; i++)
 		consider(run, cx->links.v[i].edge);
 	if (all || touched->n > chains->max_eager)
@@ -274,9 +291,10 @@ static void refresh(const struct runner *run, uint32_t x, const ovm_indices *tou
 	mark_links(chains, cx, false);
 }
 
-void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, const void *user)
+void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bound,
+		    const void *user)
 {
-	const struct runner run = {chains, gain, user};
+	const struct runner run = {chains, gain, bound, user};
 	ovm_indices touched = {0};
 
 	for (uint32_t e = 0; e < chains->edges.n; e++)
@@ -288,14 +306,15 @@ void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, const void *use
 
 		if (item.version != edge->queued[item.side] || !edge->jumps.n)
 			continue; /* there is a newer item, or the edge is gone */
-		if (item.version != edge->version) {
-			consider_side(&run, item.edge, item.side);
+		if (item.version != edge->version || item.is_bound) {
+			consider_side(&run, item.edge, item.side, false);
 			continue;
 		}
 		touched.n = 0;
 		for (uint32_t i = 0; i < chains->chains[item.y].links.n; i++)
 			ovm_vec_push(&touched, chains->chains[item.y].links.v[i].other);
-		ovm_chains_merge(chains, item.x, item.y, item.gain.cut, item.gain.how);
+		ovm_chains_merge(chains, item.x, item.y, edge->gain[item.side].cut,
+				 edge->gain[item.side].how);
 		refresh(&run, item.x, &touched);
 	}
 	ovm_vec_free(&touched);

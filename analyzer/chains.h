@@ -50,13 +50,15 @@ struct ovm_chain_edge {
 	uint32_t version;  /* counts changes of its chains */
 	uint32_t
 	    queued[2]; /* version of the newest queue item with chain[0] as X, with chain[1] as X */
+	struct ovm_gain gain[2]; /* what that item stands for, unless it is a bound */
 };
 
 struct ovm_chain_item { /* a possible merge */
-	struct ovm_gain gain;
+	double score;
 	uint32_t x, y; /* chains, for ties */
-	uint32_t edge, version;
-	uint8_t side; /* chain[side] is X */
+	uint32_t edge;
+	uint32_t version : 30, side : 1,
+	    is_bound : 1; /* chain[side] is X; score is only an upper bound */
 };
 
 struct ovm_chains {
@@ -87,8 +89,13 @@ void ovm_chains_merge(struct ovm_chains *chains, uint32_t x, uint32_t y, uint32_
 typedef struct ovm_gain (*ovm_gain_fn)(const struct ovm_chains *chains, const void *user,
 				       const struct ovm_chain_edge *edge, uint32_t x, uint32_t y);
 
-/* Merge the best pair until none gains. Ties: lowest x, then lowest y. */
-void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, const void *user);
+/* At least the score that would give, quickly. */
+typedef double (*ovm_bound_fn)(const struct ovm_chains *chains, const void *user,
+			       const struct ovm_chain_edge *edge, uint32_t x, uint32_t y);
+
+/* Merge the best pair until none gains. Ties: lowest x, then lowest y. @bound may be NULL. */
+void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bound,
+		    const void *user);
 
 /* All chains, @first_chain (or none: OVM_NONE) first, the others by count a byte, descending; then
  * their nodes to @order. */

@@ -324,6 +324,10 @@ static void apply_traits(const struct ovm_opcode_info *info, const struct ovm_en
 	if ((info->traits & OVM_TRAIT_SELF_ZERO) && insn->dst != OVM_REG_NONE &&
 	    insn->dst == insn->src && insn->dst_size >= 4)
 		insn->uses &= ~(1u << insn->dst);
+	if (insn->form == OVM_FORM_RI && insn->dst_size >= 4 &&
+	    ((insn->op == OVM_OP_OR && insn->imm == -1) ||
+	     (insn->op == OVM_OP_AND && insn->imm == 0)))
+		insn->uses &= ~(1u << insn->dst); /* a constant */
 	if (info->traits & OVM_TRAIT_OPAQUE) {
 		insn->flags |= OVM_INSN_OPAQUE;
 		insn->uses = insn->defs = OVM_MASK_ALL;

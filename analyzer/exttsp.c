@@ -43,12 +43,25 @@ struct node {
 				    first_out[i] .. first_out[i + 1] */
 };
 
+struct span { /* positions a jump inside a chain connects: it crosses cuts lo + 1 .. hi */
+	uint32_t lo, hi, jump;
+};
+
+struct cut_bound {	    /* what cutting a chain in two may change inside it at most, by cut */
+	int64_t *gain;	    /* [n_nodes + 1] X2 X1: all jumps across the cut come near */
+	int64_t *broken;    /* [n_nodes + 1] X1 Y X2: the fall-through at the cut becomes a jump */
+	struct span *spans; /* of all jumps inside */
+	int64_t best;	    /* largest gain, at least 0 */
+	uint32_t n_nodes;   /* length of the chain when computed: valid as long as it has that */
+};
+
 struct tsp {
 	struct ovm_chains chains;
 	struct node *nodes;
 	struct jump *jumps;  /* with a count, sorted by source */
 	uint32_t *first_out; /* [n + 1] */
 	uint32_t *succs, *in;
+	struct cut_bound *cut_bounds; /* [n] by chain */
 };
 
 /* --- score
@@ -105,6 +118,67 @@ double ovm_exttsp_score(const uint32_t *order, uint32_t n, const uint64_t *sizes
 	return score / (double)OVM_TUNE(TSP_UNIT);
 }
 
+/* --- how much a cut can matter --------------------------------------------------------------- */
+
+/* A jump that does not fall through counts at most this much. */
+static int64_t max_jump_score(void)
+{
+	int64_t forward = OVM_TUNE(TSP_FORWARD_SLOPE) * OVM_TUNE(TSP_FORWARD_DISTANCE);
+	int64_t backward = OVM_TUNE(TSP_BACKWARD_SLOPE) * OVM_TUNE(TSP_BACKWARD_DISTANCE);
+
+	return forward > backward ? forward : backward;
+}
+
+/* In X2 X1 a jump across the cut may come as near as a jump can be without falling through; only
+ * from X's tail to its head it may fall through. In X1 Y X2 no jump comes nearer, and the
+ * fall-through at the cut is lost. */
+static struct span bound_jump(const struct tsp *tsp, uint32_t j, uint32_t n,
+			      struct cut_bound *bound)
+{
+	const struct jump *jump = &tsp->jumps[j];
+	const struct ovm_place *src = &tsp->chains.places[jump->src];
+	const struct ovm_place *dst = &tsp->chains.places[jump->dst];
+	struct span span = {src->pos, dst->pos, j};
+	int64_t now = jump_score(src->off + src->size, dst->off, jump->cond);
+	int64_t most =
+	    src->pos == n - 1 && dst->pos == 0 ? OVM_TUNE(TSP_FALL_UNCOND) : max_jump_score();
+
+	if (span.lo > span.hi) {
+		span.lo = dst->pos;
+		span.hi = src->pos;
+	}
+	bound->gain[span.lo + 1] += (most - now) * jump->count;
+	bound->gain[span.hi + 1] -= (most - now) * jump->count;
+	if (src->pos + 1 == dst->pos)
+		bound->broken[dst->pos] += (now - max_jump_score()) * jump->count;
+	return span;
+}
+
+static const struct cut_bound *bound_cuts(const struct tsp *tsp, uint32_t x)
+{
+	const struct ovm_chain *chain = &tsp->chains.chains[x];
+	struct cut_bound *bound = &tsp->cut_bounds[x];
+	uint32_t n = chain->nodes.n;
+
+	if (bound->n_nodes == n)
+		return bound;
+	free(bound->gain);
+	free(bound->broken);
+	free(bound->spans);
+	bound->gain = ovm_alloc_array((size_t)n + 2, sizeof(*bound->gain));
+	bound->broken = ovm_alloc_array((size_t)n + 2, sizeof(*bound->broken));
+	bound->spans = ovm_alloc_array(chain->self.n ? chain->self.n : 1, sizeof(*bound->spans));
+	bound->best = 0;
+	bound->n_nodes = n;
+	for (uint32_t i = 0; i < chain->self.n; i++)
+		bound->spans[i] = bound_jump(tsp, chain->self.v[i], n, bound);
+	for (uint32_t cut = 1; cut < n; cut++) {
+		bound->gain[cut] += bound->gain[cut - 1];
+		bound->best = bound->gain[cut] > bound->best ? bound->gain[cut] : bound->best;
+	}
+	return bound;
+}
+
 /* Where X's halves and Y stand in the merged chain: bytes to add to a node's offset in its chain,
  * modulo 2^64. */
 struct placing {
@@ -156,28 +230,46 @@ static int64_t placed_score(const struct ovm_chains *chains, const struct placin
 	return jump->count * jump_score(placed(at, src) + src->size, placed(at, dst), jump->cond);
 }
 
-/* Score of the merged chain minus the scores of X and Y. */
-static int64_t merge_score(const struct tsp *tsp, const struct ovm_chain_edge *edge, uint32_t x,
-			   uint32_t y, uint32_t cut, enum ovm_merge how)
+/* How the scores of X's own jumps across the cut change. */
+static int64_t cut_score(const struct tsp *tsp, const struct placing *at,
+			 const struct cut_bound *bound)
 {
 	const struct ovm_chains *chains = &tsp->chains;
-	struct placing at = place(chains, x, y, cut, how);
-	const ovm_indices *self = &chains->chains[x].self;
+	uint32_t n = chains->chains[at->x].self.n;
 	int64_t score = 0;
 
-	for (uint32_t i = 0; i < edge->jumps.n; i++)
-		score += placed_score(chains, &at, &tsp->jumps[edge->jumps.v[i]]);
-	for (uint32_t i = 0; how != OVM_MERGE_X_Y && i < self->n; i++) {
-		const struct jump *jump = &tsp->jumps[self->v[i]];
-		const struct ovm_place *src = &chains->places[jump->src];
-		const struct ovm_place *dst = &chains->places[jump->dst];
+	for (uint32_t i = 0; i < n; i++) {
+		const struct span *span = &bound->spans[i];
+		const struct jump *jump;
+		const struct ovm_place *src, *dst;
 
-		if ((src->pos < cut) != (dst->pos < cut))
-			score +=
-			    placed_score(chains, &at, jump) -
-			    jump->count * jump_score(src->off + src->size, dst->off, jump->cond);
+		if (span->lo >= at->cut || span->hi < at->cut)
+			continue;
+		jump = &tsp->jumps[span->jump];
+		src = &chains->places[jump->src];
+		dst = &chains->places[jump->dst];
+		score += placed_score(chains, at, jump) -
+			 jump->count * jump_score(src->off + src->size, dst->off, jump->cond);
 	}
 	return score;
+}
+
+/* Score of the merged chain minus the scores of X and Y; some value <= @floor if it is not above.
+ */
+static int64_t merge_score(const struct tsp *tsp, const struct ovm_chain_edge *edge, uint32_t x,
+			   uint32_t y, uint32_t cut, enum ovm_merge how, int64_t floor)
+{
+	struct placing at = place(&tsp->chains, x, y, cut, how);
+	const struct cut_bound *bound;
+	int64_t score = 0, most;
+
+	for (uint32_t i = 0; i < edge->jumps.n; i++)
+		score += placed_score(&tsp->chains, &at, &tsp->jumps[edge->jumps.v[i]]);
+	if (how == OVM_MERGE_X_Y)
+		return score;
+	bound = bound_cuts(tsp, x);
+	most = score + (how == OVM_MERGE_X1_Y_X2 ? -bound->broken[cut] : bound->gain[cut]);
+	return most <= floor ? most : score + cut_score(tsp, &at, bound);
 }
 
 /* --- the best merge of two chains
@@ -203,7 +295,8 @@ static void try_merge(struct attempt *try, uint32_t cut, enum ovm_merge how)
 
 	if ((has_entry(try->tsp, try->x) && !x_first) || (has_entry(try->tsp, try->y) && !y_first))
 		return;
-	score = merge_score(try->tsp, try->edge, try->x, try->y, cut, how);
+	score =
+	    merge_score(try->tsp, try->edge, try->x, try->y, cut, how, (int64_t)try->best.score);
 	if (score > 0 && (double)score > try->best.score)
 		try->best = (struct ovm_gain){(double)score, cut, how};
 }
@@ -285,6 +378,37 @@ static struct ovm_gain best_merge(const struct ovm_chains *chains, const void *u
 		if (!is_successor(try.tsp, chain->nodes.v[cut - 1], chain->nodes.v[cut]))
 			try_cut(&try, cut, Y_BETWEEN | Y_BEFORE | Y_BEHIND);
 	return try.best;
+}
+
+/* --- a quick upper bound -------------------------------------------------------------------- */
+
+/* At least the score best_merge() would find: every jump between X and Y near, the best one into
+ * Y's head and the best one out of its tail falling through, X cut at its best. Much cheaper, and
+ * enough for most merges never to be tried. */
+static double merge_bound(const struct ovm_chains *chains, const void *user,
+			  const struct ovm_chain_edge *edge, uint32_t x, uint32_t y)
+{
+	const struct tsp *tsp = user;
+	const struct ovm_chain *cx = &chains->chains[x], *cy = &chains->chains[y];
+	uint32_t head = cy->nodes.v[0], tail = cy->nodes.v[cy->nodes.n - 1];
+	int64_t near = 0, into = 0, out = 0, near_score = max_jump_score();
+
+	if (!may_merge(cx, cy))
+		return 0;
+	for (uint32_t i = 0; i < edge->jumps.n; i++) {
+		const struct jump *jump = &tsp->jumps[edge->jumps.v[i]];
+		int64_t fall =
+		    ((jump->cond ? OVM_TUNE(TSP_UNIT) : OVM_TUNE(TSP_FALL_UNCOND)) - near_score) *
+		    jump->count;
+
+		near += near_score * jump->count;
+		if (jump->dst == head && fall > into)
+			into = fall;
+		if (jump->src == tail && fall > out)
+			out = fall;
+	}
+	return (double)(near + into + out +
+			(cx->nodes.n > 1 && !has_entry(tsp, x) ? bound_cuts(tsp, x)->best : 0));
 }
 
 /* --- steps
@@ -475,6 +599,7 @@ static void tsp_init(struct tsp *tsp, const struct ovm_tsp_graph *graph)
 	tsp->jumps = ovm_alloc_array(n_jumps, sizeof(*tsp->jumps));
 	tsp->succs = ovm_alloc_array(n_jumps, sizeof(*tsp->succs));
 	tsp->in = ovm_alloc_array(n_jumps, sizeof(*tsp->in));
+	tsp->cut_bounds = ovm_alloc_array(graph->n, sizeof(*tsp->cut_bounds));
 	for (uint32_t i = 0; i < graph->n; i++)
 		tsp->nodes[i].forced_succ = tsp->nodes[i].forced_pred = OVM_NONE;
 	add_succs(tsp, graph);
@@ -484,12 +609,20 @@ static void tsp_init(struct tsp *tsp, const struct ovm_tsp_graph *graph)
 
 static void tsp_fini(struct tsp *tsp)
 {
+	uint32_t n = tsp->chains.n;
+
 	ovm_chains_fini(&tsp->chains);
 	free(tsp->nodes);
 	free(tsp->first_out);
 	free(tsp->jumps);
 	free(tsp->succs);
 	free(tsp->in);
+	for (uint32_t i = 0; i < n; i++) {
+		free(tsp->cut_bounds[i].gain);
+		free(tsp->cut_bounds[i].broken);
+		free(tsp->cut_bounds[i].spans);
+	}
+	free(tsp->cut_bounds);
 }
 
 void ovm_exttsp_order(const struct ovm_tsp_graph *graph, uint32_t *order)
@@ -501,7 +634,7 @@ void ovm_exttsp_order(const struct ovm_tsp_graph *graph, uint32_t *order)
 	tsp_init(&tsp, graph);
 	find_forced(&tsp);
 	merge_forced(&tsp);
-	ovm_chains_run(&tsp.chains, best_merge, &tsp);
+	ovm_chains_run(&tsp.chains, best_merge, merge_bound, &tsp);
 	merge_rest(&tsp);
 	ovm_chains_concat(&tsp.chains, tsp.chains.places[0].chain, order);
 	tsp_fini(&tsp);

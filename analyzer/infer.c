@@ -28,6 +28,7 @@
  * that. Graphs above INFER_MAX_BLOCKS get the estimates without flow.
  */
 #include "analyzer/infer.h"
+#include "analyzer/blame.h"
 #include "analyzer/flow.h"
 #include "analyzer/tunables.h"
 
@@ -296,7 +297,7 @@ static void add_sampled(struct net *net, const struct pricing *pricing, uint32_t
 static void add_unsampled(struct net *net, const struct pricing *pricing, uint32_t bb)
 {
 	double flow = pricing->near[bb];
-	double m = flow * net->cfg->blocks[bb].n_insns / (double)OVM_TUNE(WEIGHT_SCALE);
+	double m = flow * ovm_blame_weight(net->cfg, bb) / (double)OVM_TUNE(WEIGHT_SCALE);
 
 	net->blocks[bb].more =
 		ovm_flow_add(&net->flow, in_of(bb), out_of(bb), OVM_FLOW_INF,
@@ -641,7 +642,7 @@ static void estimate_blocks(struct ovm_cfg *cfg)
 		struct ovm_block *block = &cfg->blocks[bb];
 		uint64_t samples = block->samples < max / scale ? block->samples : max / scale;
 
-		block->count = scale * samples / block->n_insns;
+		block->count = (uint64_t)((double)(scale * samples) / ovm_blame_weight(cfg, bb));
 		if (samples && !block->count)
 			block->count = 1;
 	}

@@ -31,8 +31,8 @@ enum {
 	MAX_CHAIN = 8,
 	MAX_ENTRIES = 1 << 16, /* of a proven table */
 	MAX_COPIED = 4096,     /* of an unproven one */
-	MAX_STRANGE =
-	    8, /* entries in a row that are no code, before an unproven table is taken to end */
+	MAX_FOREIGN = 4,       /* regions outside the group that an unproven table may lead to */
+	MAX_STRANGE = 8, /* entries in a row that are no code, before an unproven table ends */
 	TAIL_DEPTH = 6,
 };
 
@@ -161,12 +161,48 @@ static ovm_va target_of(const uint8_t *entry, uint8_t size, uint64_t base)
 				   : base + (uint64_t)(int64_t)(int32_t)ovm_le32(entry));
 }
 
-/* Could the program jump to @to? Anything in a region; or a region's end, the compiler's mark for
- * "never". */
-static bool is_plausible(const struct ovm_slicer *slicer, ovm_va to)
+/* Regions outside the group that a table's entries lead to. A function has at most one part that
+ * the group may have missed. */
+struct foreign {
+	uint32_t n;
+	uint32_t region[MAX_FOREIGN];
+};
+
+static bool is_insn_start(const struct ovm_cfg *cfg, uint32_t bb, ovm_va va)
 {
-	return ovm_region_find(slicer->regions, to) != OVM_NONE ||
-	       ovm_region_find(slicer->regions, ovm_va_add(to, -1)) != OVM_NONE;
+	uint32_t lo = cfg->blocks[bb].first_insn, hi = lo + cfg->blocks[bb].n_insns;
+	while (hi - lo > 1) {
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (cfg->insns[mid].va.v <= va.v)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return cfg->insns[lo].va.v == va.v;
+}
+
+enum plausibility { CODE, STRANGE, IMPOSSIBLE };
+
+/* Could the program jump to @to from here? To an instruction of the group; to a region's end, the
+ * compiler's mark for "never"; or into one of a few other regions. Never into the middle of an
+ * instruction: the table has ended before. */
+static enum plausibility judge(const struct match *m, ovm_va to, struct foreign *foreign)
+{
+	uint32_t region = ovm_region_find(m->slicer->regions, to);
+	uint32_t bb = ovm_cfg_block_of(m->cfg, to);
+	if (bb != OVM_NONE)
+		return is_insn_start(m->cfg, bb, to) ? CODE : IMPOSSIBLE;
+	if (ovm_cfg_block_of(m->cfg, ovm_va_add(to, -1)) != OVM_NONE)
+		return CODE;
+	if (region == OVM_NONE)
+		return STRANGE;
+	for (uint32_t i = 0; i < foreign->n; i++)
+		if (foreign->region[i] == region)
+			return CODE;
+	if (foreign->n == MAX_FOREIGN)
+		return STRANGE;
+	foreign->region[foreign->n++] = region;
+	return CODE;
 }
 
 static bool is_proven_table(const struct ovm_cfg *cfg, ovm_va va)
@@ -181,16 +217,17 @@ static bool is_proven_table(const struct ovm_cfg *cfg, ovm_va va)
 static uint32_t count_generously(const struct match *m, ovm_va table)
 {
 	const struct ovm_slicer *slicer = m->slicer;
+	struct foreign foreign = {0};
 	uint32_t n_strange = 0;
 	for (uint32_t i = 0; i < MAX_COPIED; i++) {
 		ovm_va at = ovm_va_add(table, (int64_t)i * m->entry_size);
 		const uint8_t *entry = ovm_image_readonly(slicer->image, at, m->entry_size);
 		if (!entry || (i && is_proven_table(m->cfg, at)))
 			return i;
-		bool is_code = is_plausible(slicer, target_of(entry, m->entry_size, m->base));
-		if (!i && !is_code)
-			return 0;
-		n_strange = is_code ? 0 : n_strange + 1;
+		enum plausibility is = judge(m, target_of(entry, m->entry_size, m->base), &foreign);
+		if (is == IMPOSSIBLE || (!i && is == STRANGE))
+			return i;
+		n_strange = is == CODE ? 0 : n_strange + 1;
 		if (n_strange == MAX_STRANGE)
 			return i + 1;
 	}

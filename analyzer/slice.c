@@ -59,9 +59,15 @@ static bool is_start(const struct ovm_slicer *slicer, uint32_t bb)
 	       cfg->first_pred[bb] == cfg->first_pred[bb + 1];
 }
 
+static bool is_root(const struct ovm_slicer *slicer, uint32_t bb)
+{
+	const struct ovm_cfg *cfg = slicer->cfg;
+	return cfg->has_unseen_entries && cfg->first_pred[bb] == cfg->first_pred[bb + 1];
+}
+
 bool ovm_slice_is_entry(const struct ovm_slicer *slicer, uint32_t bb)
 {
-	return is_start(slicer, bb) ||
+	return is_start(slicer, bb) || is_root(slicer, bb) ||
 	       (slicer->cfg->has_unseen_entries && !slicer->is_reachable[bb]);
 }
 
@@ -75,7 +81,7 @@ static void find_reachable(struct ovm_slicer *slicer)
 	const struct ovm_cfg *cfg = slicer->cfg;
 	slicer->stack.n = 0;
 	ovm_cfg_foreach_bb (cfg, bb) {
-		if (!is_start(slicer, bb))
+		if (!is_start(slicer, bb) && !is_root(slicer, bb))
 			continue;
 		slicer->is_reachable[bb] = true;
 		ovm_vec_push(&slicer->stack, bb);

@@ -13,7 +13,8 @@
  * apart: a register that differs anywhere, and one that differs above its low 8 bits only, because
  * compilers compute booleans that way.
  *
- * Calls and returns are taken not to read the value: it is nothing that a compiler would pass on.
+ * Calls, returns and pushes are taken not to read the value: it is nothing that a compiler would
+ * pass on or save, but it may push any dead register to align the stack.
  */
 #include "analyzer/taint.h"
 
@@ -56,6 +57,8 @@ static uint32_t reads_of(const struct ovm_insn *insn)
 	case OVM_INSN_JMP_IND:
 		return reg_bit(insn->dst) | address_regs(insn);
 	default:
+		if (insn->op == OVM_OP_PUSH && insn->form == OVM_FORM_R) /* to align the stack */
+			return 0;
 		return insn->flags & OVM_INSN_MERGE ? insn->uses & ~reg_bit(insn->dst) : insn->uses;
 	}
 }

@@ -16,6 +16,7 @@
  * that do not return stay cold.
  */
 #include "analyzer/warm.h"
+#include "analyzer/blame.h"
 #include "analyzer/tunables.h"
 
 #include <stdlib.h>
@@ -46,11 +47,11 @@ static bool is_surely_cold(const struct ovm_cfg *cfg, const struct ovm_edge *edg
 /* Count the block at the end of @edge has in spite of not being seen; 0: cold. */
 static uint64_t warmth(const struct ovm_cfg *cfg, const struct ovm_edge *edge)
 {
-	const struct ovm_block *src = &cfg->blocks[edge->src], *dst = &cfg->blocks[edge->dst];
+	const struct ovm_block *src = &cfg->blocks[edge->src];
 	double shape = (double)OVM_TUNE(INFER_SHAPE) / 1000;
 	double share = prior(cfg, edge);
 	double expected =
-	    (double)src->count * share * dst->n_insns / (double)OVM_TUNE(WEIGHT_SCALE);
+	    (double)src->count * share * ovm_blame_weight(cfg, edge->dst) / (double)OVM_TUNE(WEIGHT_SCALE);
 
 	share *= shape / (shape + expected);
 	if (share * 100 < (double)OVM_TUNE(WARM_MIN_SHARE) || is_surely_cold(cfg, edge))

@@ -1,9 +1,10 @@
 /* Why a child process?
  *
- * Building takes about a second of decoding, flow and layout. Done in the tool itself, a program that ends meanwhile
- * would be waited for by nobody; in a thread, our own exit would have to wait for LLVM. A forked child sees the profile and the
- * target's open memory as they are, can be killed at any moment, gives its memory back at once, and when it crashes (an
- * assertion, a bug in a decoder) the program goes on and its status comes through.
+ * Building takes about a second of decoding, flow and layout. Done in the tool itself, a program
+ * that ends meanwhile would be waited for by nobody; in a thread, our own exit would have to wait
+ * for LLVM. A forked child sees the profile and the target's open memory as they are, can be killed
+ * at any moment, gives its memory back at once, and when it crashes (an assertion, a bug in a
+ * decoder) the program goes on and its status comes through.
  *
  *   tool    --fork-->  child: choose modules, find the unwinder, build and prove overlays
  *   watch the program          |
@@ -28,7 +29,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* --- the child's work ------------------------------------------------------------------------------------------ */
+/* --- the child's work
+ * ------------------------------------------------------------------------------------------ */
 
 struct work {
 	const struct ovm_tracee *tracee;
@@ -53,7 +55,8 @@ static void find_hook(struct ovm_ctx *ctx, struct work *work)
 {
 	int rc = ovm_unwindhook_find(ctx, work->dec, work->tracee, work->map, &work->hook);
 	if (rc == 0)
-		rc = ovm_codemem_place(ctx, work->map, work->hook.module, OVM_UNWINDHOOK_SIZE, &work->hook.page);
+		rc = ovm_codemem_place(ctx, work->map, work->hook.module, OVM_UNWINDHOOK_SIZE,
+				       &work->hook.page);
 	work->is_hooked = rc == 0;
 	if (rc) {
 		ovm_log(OVM_LOG_INFO, "only leaf code: %s", ctx->msg);
@@ -90,7 +93,8 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 	work->targets.n = kept;
 }
 
-/* --- transfer: plain numbers and arrays, written and read in the same order by the same program -------------------- */
+/* --- transfer: plain numbers and arrays, written and read in the same order by the same program
+ * -------------------- */
 
 struct head {
 	uint32_t n_modules;
@@ -126,18 +130,18 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 {
 	const struct ovm_overlay *o = &target->engine.overlay;
 	struct module_head head = {
-		.module = (uint32_t)(target->module - work->map->modules.v),
-		.at = target->at,
-		.link_map = ovm_livedyn_link_map(work->tracee, work->map, target->module),
-		.n_samples = target->n_samples,
-		.stats = target->engine.stats,
-		.base = o->base,
-		.size = o->size,
-		.n_map = o->map.v.n,
-		.n_patches = o->patches.n,
-		.n_regions = o->n_regions,
-		.n_blocks = o->n_blocks,
-		.n_insns = o->n_insns,
+	    .module = (uint32_t)(target->module - work->map->modules.v),
+	    .at = target->at,
+	    .link_map = ovm_livedyn_link_map(work->tracee, work->map, target->module),
+	    .n_samples = target->n_samples,
+	    .stats = target->engine.stats,
+	    .base = o->base,
+	    .size = o->size,
+	    .n_map = o->map.v.n,
+	    .n_patches = o->patches.n,
+	    .n_regions = o->n_regions,
+	    .n_blocks = o->n_blocks,
+	    .n_insns = o->n_insns,
 	};
 	memcpy(head.sections, o->sections, sizeof(head.sections));
 	return put(fd, &head, sizeof(head)) && put(fd, o->bytes, o->size) &&
@@ -148,7 +152,8 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 
 static bool put_all(int fd, const struct ovm_ctx *ctx, const struct work *work)
 {
-	struct head head = {.n_modules = work->targets.n, .is_hooked = work->is_hooked, .hook = work->hook};
+	struct head head = {
+	    .n_modules = work->targets.n, .is_hooked = work->is_hooked, .hook = work->hook};
 	memcpy(head.n_refused, ctx->n_refused, sizeof(head.n_refused));
 	memcpy(head.why_not, work->why_not, sizeof(head.why_not));
 	bool ok = put(fd, &head, sizeof(head));
@@ -181,7 +186,8 @@ static void *take_array(struct reader *r, uint32_t n, size_t size)
 	return to;
 }
 
-static bool take_module(struct reader *r, const struct ovm_livemap *map, struct ovm_built_module *out)
+static bool take_module(struct reader *r, const struct ovm_livemap *map,
+			struct ovm_built_module *out)
 {
 	struct module_head head;
 	if (!take(r, &head, sizeof(head)) || head.module >= map->modules.n)
@@ -226,7 +232,9 @@ static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm
 	return true;
 }
 
-/* --- processes --------------------------------------------------------------------------------------------------- */
+/* --- processes
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work, int fd, pid_t parent)
 {
@@ -241,8 +249,9 @@ static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work, int fd,
 	_exit(put_all(fd, ctx, work) ? 0 : 1);
 }
 
-int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_livemap *map, const struct ovm_profile *profile,
-		      const struct ovm_target_opts *opts, struct ovm_builder *out)
+int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_livemap *map,
+		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
+		      struct ovm_builder *out)
 {
 	*out = (struct ovm_builder){.fd = -1, .watch_fd = -1};
 	int fd = memfd_create("optvm", MFD_CLOEXEC);
@@ -272,13 +281,15 @@ static int wait_child(struct ovm_builder *builder)
 	return status;
 }
 
-int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder, const struct ovm_livemap *map, struct ovm_built *out)
+int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
+		       const struct ovm_livemap *map, struct ovm_built *out)
 {
 	struct ovm_built built = {0};
 	struct stat st;
 	void *mem = MAP_FAILED;
 	int status = wait_child(builder);
-	int rc = ovm_fail(ctx, OVM_E_INTERNAL, "the optimizer's builder ended with status 0x%x", (unsigned)status);
+	int rc = ovm_fail(ctx, OVM_E_INTERNAL, "the optimizer's builder ended with status 0x%x",
+			  (unsigned)status);
 	if (status == 0 && fstat(builder->fd, &st) == 0 && st.st_size > 0)
 		mem = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, builder->fd, 0);
 	if (mem != MAP_FAILED) {

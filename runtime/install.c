@@ -1,15 +1,14 @@
-/* The short way from "overlays are built" to "the program runs in them", in an order in which we may die at any point:
+/* The short way from "overlays are built" to "the program runs in them", in an order in which we
+ * may die at any point:
  *
  *   running   map memory (the target does it itself)        unused memory, nothing refers to it
  *             fill it, read it back
  *             copy the pages that will be patched           same bytes
  *   stopped   everything as planned? else let go
  *             which threads move, which patches are unsafe
- *             unwinder's jump                               overlays can be unwound before anybody is in one
- *             code jumps, page by page                      each a valid program
- *             PCs of threads                                each at an equal state
- *             clear the remote stub
- *   running
+ *             unwinder's jump                               overlays can be unwound before anybody
+ * is in one code jumps, page by page                      each a valid program PCs of threads each
+ * at an equal state clear the remote stub running
  */
 #define OVM_LOG_DOMAIN "install"
 #include "runtime/install.h"
@@ -43,7 +42,8 @@ static uint64_t whole_pages(uint64_t size)
 	return (size + PAGE - 1) & ~(uint64_t)(PAGE - 1);
 }
 
-/* --- while the target runs ------------------------------------------------------------------------------------ */
+/* --- while the target runs
+ * ------------------------------------------------------------------------------------ */
 
 static int map_memory(struct ovm_ctx *ctx, struct job *job)
 {
@@ -63,13 +63,14 @@ static int fill_overlays(struct ovm_ctx *ctx, struct job *job)
 	struct ovm_built *built = job->built;
 	for (uint32_t i = 0; i < built->modules.n; i++) {
 		const struct ovm_built_module *m = &built->modules.v[i];
-		int rc = ovm_codemem_fill(ctx, job->tracee, m->at, m->overlay.bytes, m->overlay.size);
+		int rc =
+		    ovm_codemem_fill(ctx, job->tracee, m->at, m->overlay.bytes, m->overlay.size);
 		if (rc)
 			return rc;
 		const struct ovm_section *hdr = &m->overlay.sections[OVM_SECTION_EH_FRAME_HDR];
 		if (built->is_hooked && hdr->size &&
-		    !ovm_unwindhook_add(&built->hook, m->at, ovm_rta_of(m->at.v + m->overlay.size), m->link_map,
-					ovm_rta_of(m->at.v + hdr->off)))
+		    !ovm_unwindhook_add(&built->hook, m->at, ovm_rta_of(m->at.v + m->overlay.size),
+					m->link_map, ovm_rta_of(m->at.v + hdr->off)))
 			return ovm_fail(ctx, OVM_E_INTERNAL, "too many overlays");
 	}
 	return 0;
@@ -82,7 +83,8 @@ static int fill_hook(struct ovm_ctx *ctx, struct job *job)
 	if (!job->built->is_hooked)
 		return 0;
 	if (!ovm_unwindhook_build(&job->built->hook, page, &jump))
-		return ovm_fail(ctx, OVM_E_INTERNAL, "the unwinder's stub does not reach the C library");
+		return ovm_fail(ctx, OVM_E_INTERNAL,
+				"the unwinder's stub does not reach the C library");
 	ovm_patchset_add(&job->hook_set, &jump);
 	ovm_patchset_seal(&job->hook_set);
 	return ovm_codemem_fill(ctx, job->tracee, job->built->hook.page, page, sizeof(page));
@@ -93,7 +95,8 @@ static void protect_hook(struct job *job)
 {
 	for (uint32_t i = 0; i < job->code_set.v.n && job->hook_set.v.n; i++) {
 		const struct ovm_live_patch *p = &job->code_set.v.v[i], *h = &job->hook_set.v.v[0];
-		if (p->state == OVM_PATCH_PLANNED && p->at.v < h->at.v + h->len && h->at.v < p->at.v + p->len)
+		if (p->state == OVM_PATCH_PLANNED && p->at.v < h->at.v + h->len &&
+		    h->at.v < p->at.v + p->len)
 			ovm_patchset_drop(&job->code_set, i);
 	}
 }
@@ -114,7 +117,8 @@ static int plan_patches(struct ovm_ctx *ctx, struct job *job)
 
 static void add_need(struct job *job, ovm_rta lo, uint64_t size, uint64_t inode)
 {
-	job->needs[job->n_needs++] = (struct ovm_live_need){.lo = lo, .hi = {lo.v + size}, .inode = inode};
+	job->needs[job->n_needs++] =
+	    (struct ovm_live_need){.lo = lo, .hi = {lo.v + size}, .inode = inode};
 }
 
 /* Code segments that are patched, the overlays and the hook's page. */
@@ -132,20 +136,22 @@ static void plan_needs(struct job *job)
 		for (uint32_t s = 0; s < m->module->segments.n; s++) {
 			const struct ovm_live_segment *seg = &m->module->segments.v[s];
 			if (seg->is_exec && !seg->is_writable)
-				add_need(job, ovm_va_to_rta(seg->va, m->module->bias), seg->filesz, m->module->inode);
+				add_need(job, ovm_va_to_rta(seg->va, m->module->bias), seg->filesz,
+					 m->module->inode);
 		}
 		job->osr[i] = (struct ovm_osr_module){
-			.overlay = &m->overlay,
-			.bias = m->module->bias,
-			.lo = m->module->lo,
-			.hi = m->module->hi,
+		    .overlay = &m->overlay,
+		    .bias = m->module->bias,
+		    .lo = m->module->lo,
+		    .hi = m->module->hi,
 		};
 	}
 	if (job->built->is_hooked)
 		add_need(job, job->built->hook.page, OVM_UNWINDHOOK_SIZE, 0);
 }
 
-/* --- while it is stopped: no allocation, no decisions but yes or no ------------------------------------------------- */
+/* --- while it is stopped: no allocation, no decisions but yes or no
+ * ------------------------------------------------- */
 
 static bool still_as_planned(struct job *job)
 {
@@ -153,7 +159,8 @@ static bool still_as_planned(struct job *job)
 	return ovm_livemap_still(job->tracee->pid, job->needs_left, job->n_needs);
 }
 
-/* Decide for each thread where it goes on, and drop the patches that some thread forbids. True if one is in the remote stub. */
+/* Decide for each thread where it goes on, and drop the patches that some thread forbids. True if
+ * one is in the remote stub. */
 static bool plan_threads(struct job *job)
 {
 	bool in_stub = false;
@@ -172,9 +179,9 @@ static bool plan_threads(struct job *job)
 		window = ovm_patchset_window(&job->hook_set, pc);
 		if (window != OVM_NONE)
 			ovm_patchset_drop(&job->hook_set, window);
-		in_stub |= pc.v - job->remote.at.v < job->remote.size;
-		in_stub |= ovm_osr_scan_stack(job->tracee, thread, &job->code_set, job->remote.at, job->remote.size);
-		ovm_osr_scan_stack(job->tracee, thread, &job->hook_set, ovm_rta_of(0), 0);
+		in_stub |= ovm_remote_holds(&job->remote, pc.v);
+		in_stub |= ovm_osr_scan_stack(job->tracee, thread, &job->code_set, &job->remote);
+		ovm_osr_scan_stack(job->tracee, thread, &job->hook_set, NULL);
 	}
 	return in_stub;
 }
@@ -192,11 +199,13 @@ static int change_stopped(struct ovm_ctx *ctx, struct job *job)
 {
 	job->result.n_threads = job->result.n_moved = 0;
 	if (!still_as_planned(job))
-		return ovm_fail(ctx, OVM_E_TARGET, "the program's code is mapped differently than before");
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"the program's code is mapped differently than before");
 	bool in_stub = plan_threads(job);
-	int rc = job->hook_set.n_dropped
-			 ? ovm_fail(ctx, OVM_E_TARGET, "a thread is in the first bytes of _dl_find_object")
-			 : ovm_patchset_apply(ctx, job->tracee, &job->hook_set);
+	int rc =
+	    job->hook_set.n_dropped
+		? ovm_fail(ctx, OVM_E_TARGET, "a thread is in the first bytes of _dl_find_object")
+		: ovm_patchset_apply(ctx, job->tracee, &job->hook_set);
 	if (rc == 0 && ovm_patchset_applied(&job->hook_set) != job->hook_set.v.n)
 		rc = ovm_fail(ctx, OVM_E_TARGET, "_dl_find_object was changed by somebody else");
 	if (rc == 0)
@@ -208,15 +217,18 @@ static int change_stopped(struct ovm_ctx *ctx, struct job *job)
 	return rc;
 }
 
-/* While others wait for us we should not wait for a time slice. Root only; elsewhere the pause depends on the machine's load. */
+/* While others wait for us we should not wait for a time slice. Root only; elsewhere the pause
+ * depends on the machine's load. */
 static bool hurry(int *policy, struct sched_param *param)
 {
 	const struct sched_param first = {.sched_priority = 1};
 	*policy = sched_getscheduler(0);
-	return *policy >= 0 && sched_getparam(0, param) == 0 && sched_setscheduler(0, SCHED_FIFO, &first) == 0;
+	return *policy >= 0 && sched_getparam(0, param) == 0 &&
+	       sched_setscheduler(0, SCHED_FIFO, &first) == 0;
 }
 
-/* Stop everybody, change the code, let go. OVM_E_TARGET may be tried again if nothing was written. */
+/* Stop everybody, change the code, let go. OVM_E_TARGET may be tried again if nothing was written.
+ */
 static int stop_and_change(struct ovm_ctx *ctx, struct job *job, int max_pause_ms)
 {
 	int policy;
@@ -232,9 +244,11 @@ static int stop_and_change(struct ovm_ctx *ctx, struct job *job, int max_pause_m
 	job->result.pause_ms = ovm_now_ms() - begin;
 	if (hurried)
 		sched_setscheduler(0, policy, &param);
-	ovm_log(OVM_LOG_INFO, "pause %.2f ms: stop %.2f, change %.2f, resume %.2f; %u threads, %u moved",
-		job->result.pause_ms, stopped - begin, changed - stopped, job->result.pause_ms - (changed - begin),
-		job->result.n_threads, job->result.n_moved);
+	ovm_log(OVM_LOG_INFO,
+		"pause %.2f ms: stop %.2f, change %.2f, resume %.2f; %u threads, %u moved",
+		job->result.pause_ms, stopped - begin, changed - stopped,
+		job->result.pause_ms - (changed - begin), job->result.n_threads,
+		job->result.n_moved);
 	return rc;
 }
 
@@ -243,7 +257,8 @@ static bool wait_serviced(struct ovm_tracee *tracee)
 {
 	double begin = ovm_now_ms(), now = begin;
 	bool pending = true;
-	for (; now < begin + OVM_RT_RETRY_MS || (pending && now < begin + OVM_RT_PENDING_MS); now = ovm_now_ms()) {
+	for (; now < begin + OVM_RT_RETRY_MS || (pending && now < begin + OVM_RT_PENDING_MS);
+	     now = ovm_now_ms()) {
 		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 		pending = ovm_tracee_service(tracee);
 	}
@@ -273,8 +288,8 @@ static void job_fini(struct job *job)
 	free(job->osr);
 }
 
-int ovm_install(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map, struct ovm_built *built, int max_pause_ms,
-		struct ovm_install_result *out)
+int ovm_install(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
+		struct ovm_built *built, int max_pause_ms, struct ovm_install_result *out)
 {
 	struct job job = {.tracee = tracee, .map = map, .built = built};
 	int rc = map_memory(ctx, &job);

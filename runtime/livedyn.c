@@ -1,13 +1,15 @@
 /* Symbols of a module in a live process, without opening its file.
  *
- * The dynamic section, symbol and string tables and DT_GNU_HASH are all mapped: an export is found as ld.so finds it, in three
- * or four reads. The hash table leaves out undefined symbols, which stand before the hashed ones: these are the imports.
+ * The dynamic section, symbol and string tables and DT_GNU_HASH are all mapped: an export is found
+ * as ld.so finds it, in three or four reads. The hash table leaves out undefined symbols, which
+ * stand before the hashed ones: these are the imports.
  *
  *   .dynsym   0 | imports ...            | exports, ordered by hash bucket
  *              1                 symoffset
  *
- * ld.so has replaced the addresses in most dynamic sections by run-time ones, but not in all: what is below the bias is
- * still a link-time address. Every number read may be nonsense; sizes are capped and failed reads end the search.
+ * ld.so has replaced the addresses in most dynamic sections by run-time ones, but not in all: what
+ * is below the bias is still a link-time address. Every number read may be nonsense; sizes are
+ * capped and failed reads end the search.
  */
 #include "runtime/livedyn.h"
 
@@ -28,7 +30,8 @@ static bool peek(const struct ovm_tracee *tracee, uint64_t at, void *to, size_t 
 	return ovm_mem_read(tracee, ovm_rta_of(at), to, n);
 }
 
-bool ovm_livedyn_open(const struct ovm_tracee *tracee, const struct ovm_live_module *module, struct ovm_livedyn *out)
+bool ovm_livedyn_open(const struct ovm_tracee *tracee, const struct ovm_live_module *module,
+		      struct ovm_livedyn *out)
 {
 	*out = (struct ovm_livedyn){.tracee = tracee, .bias = module->bias};
 	uint64_t n = module->dynamic_size / sizeof(Elf64_Dyn);
@@ -82,22 +85,26 @@ struct gnu_header {
 	uint32_t n_buckets, symoffset, bloom_size, bloom_shift;
 };
 
-bool ovm_livedyn_export(const struct ovm_livedyn *dyn, const char *name, ovm_rta *at, uint64_t *size)
+bool ovm_livedyn_export(const struct ovm_livedyn *dyn, const char *name, ovm_rta *at,
+			uint64_t *size)
 {
 	struct gnu_header header;
 	uint32_t hash = gnu_hash(name), idx, chain;
-	if (!dyn->gnu_hash || !peek(dyn->tracee, dyn->gnu_hash, &header, sizeof(header)) || !header.n_buckets)
+	if (!dyn->gnu_hash || !peek(dyn->tracee, dyn->gnu_hash, &header, sizeof(header)) ||
+	    !header.n_buckets)
 		return false;
 	uint64_t buckets = dyn->gnu_hash + sizeof(header) + 8ull * header.bloom_size;
 	uint64_t chains = buckets + 4ull * header.n_buckets;
-	if (!peek(dyn->tracee, buckets + 4ull * (hash % header.n_buckets), &idx, 4) || idx < header.symoffset)
+	if (!peek(dyn->tracee, buckets + 4ull * (hash % header.n_buckets), &idx, 4) ||
+	    idx < header.symoffset)
 		return false;
 	for (uint32_t n = 0; n < MAX_CHAIN; n++, idx++) {
 		if (!peek(dyn->tracee, chains + 4ull * (idx - header.symoffset), &chain, 4))
 			return false;
 		Elf64_Sym sym;
 		if ((chain | 1) == (hash | 1) &&
-		    peek(dyn->tracee, dyn->symtab + (uint64_t)idx * sizeof(sym), &sym, sizeof(sym)) &&
+		    peek(dyn->tracee, dyn->symtab + (uint64_t)idx * sizeof(sym), &sym,
+			 sizeof(sym)) &&
 		    sym.st_shndx != SHN_UNDEF && ELF64_ST_TYPE(sym.st_info) == STT_FUNC &&
 		    name_is(dyn, sym.st_name, name, true)) {
 			*at = ovm_rta_of(sym.st_value + dyn->bias);
@@ -120,7 +127,8 @@ bool ovm_livedyn_imports(const struct ovm_livedyn *dyn, const char *prefix, bool
 	bool found = false;
 	if (peek(dyn->tracee, dyn->symtab, syms, n * sizeof(Elf64_Sym)))
 		for (uint32_t i = 1; i < n && !found; i++)
-			found = syms[i].st_shndx == SHN_UNDEF && name_is(dyn, syms[i].st_name, prefix, whole);
+			found = syms[i].st_shndx == SHN_UNDEF &&
+				name_is(dyn, syms[i].st_name, prefix, whole);
 	free(syms);
 	return found;
 }
@@ -130,13 +138,15 @@ struct link_map_head {
 	uint64_t addr, name, ld, next, prev;
 };
 
-ovm_rta ovm_livedyn_link_map(const struct ovm_tracee *tracee, const struct ovm_livemap *map, const struct ovm_live_module *module)
+ovm_rta ovm_livedyn_link_map(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			     const struct ovm_live_module *module)
 {
 	uint64_t want_ld = ovm_va_to_rta(module->dynamic, module->bias).v;
 	for (uint32_t m = 0; m < map->modules.n; m++) {
 		struct ovm_livedyn exe;
 		uint64_t at = 0; /* struct r_debug: int version; struct link_map *map; */
-		if (!map->modules.v[m].is_exe || !ovm_livedyn_open(tracee, &map->modules.v[m], &exe) || !exe.debug ||
+		if (!map->modules.v[m].is_exe ||
+		    !ovm_livedyn_open(tracee, &map->modules.v[m], &exe) || !exe.debug ||
 		    !peek(tracee, exe.debug + 8, &at, sizeof(at)))
 			continue;
 		struct link_map_head link;

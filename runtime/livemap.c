@@ -1,15 +1,19 @@
-/* The address space of a live process, from /proc/PID/maps and the program headers of the files it names.
+/* The address space of a live process, from /proc/PID/maps and the program headers of the files it
+ * names.
  *
- * maps alone tells where a page of a file lies, not which link-time address it has; that needs the file's PT_LOADs:
+ * maps alone tells where a page of a file lies, not which link-time address it has; that needs the
+ * file's PT_LOADs:
  *
  *   maps:  7f55cff9000-7f55d14f000 r-xp 00026000 libc.so.6        PT_LOAD off 0x26000 vaddr 0x26000
  *   bias = 7f55cff9000 - 0x26000
  *
- * The file is opened by the name the kernel gives and believed only if device and inode are those of the mapping:
- * a package upgrade under a running process leaves another file (or "(deleted)") under the same name. The same file may
- * be mapped twice (dlmopen): a new module begins where the file offset returns to 0.
+ * The file is opened by the name the kernel gives and believed only if device and inode are those
+ * of the mapping: a package upgrade under a running process leaves another file (or "(deleted)")
+ * under the same name. The same file may be mapped twice (dlmopen): a new module begins where the
+ * file offset returns to 0.
  *
- * Device numbers are compared by inode only where the file system gives maps and stat different devices (overlayfs, btrfs).
+ * Device numbers are compared by inode only where the file system gives maps and stat different
+ * devices (overlayfs, btrfs).
  */
 #include "runtime/livemap.h"
 
@@ -51,11 +55,14 @@ static bool skip_char(const char **p, const char *end, char c)
 	return true;
 }
 
-/* lo-hi rwxp off major:minor inode path. All but out->path is set; *path is where the path begins. */
-static bool parse_line(const char *p, const char *end, struct ovm_live_range *out, const char **path)
+/* lo-hi rwxp off major:minor inode path. All but out->path is set; *path is where the path begins.
+ */
+static bool parse_line(const char *p, const char *end, struct ovm_live_range *out,
+		       const char **path)
 {
 	uint64_t lo, hi, off, major, minor;
-	if (!hex(&p, end, &lo) || !skip_char(&p, end, '-') || !hex(&p, end, &hi) || !skip_char(&p, end, ' '))
+	if (!hex(&p, end, &lo) || !skip_char(&p, end, '-') || !hex(&p, end, &hi) ||
+	    !skip_char(&p, end, ' '))
 		return false;
 	if (end - p < 5 || hi <= lo)
 		return false;
@@ -71,17 +78,18 @@ static bool parse_line(const char *p, const char *end, struct ovm_live_range *ou
 	while (p < end && *p == ' ')
 		p++;
 	*out = (struct ovm_live_range){
-		.lo = {lo},
-		.hi = {hi},
-		.off = off,
-		.inode = inode,
-		.major = (uint32_t)major,
-		.minor = (uint32_t)minor,
-		.is_private = prot[3] == 'p',
+	    .lo = {lo},
+	    .hi = {hi},
+	    .off = off,
+	    .inode = inode,
+	    .major = (uint32_t)major,
+	    .minor = (uint32_t)minor,
+	    .is_private = prot[3] == 'p',
 	};
 	*path = p;
-	out->prot = (uint8_t)((prot[0] == 'r' ? OVM_PROT_R : 0) | (prot[1] == 'w' ? OVM_PROT_W : 0) |
-			      (prot[2] == 'x' ? OVM_PROT_X : 0));
+	out->prot =
+	    (uint8_t)((prot[0] == 'r' ? OVM_PROT_R : 0) | (prot[1] == 'w' ? OVM_PROT_W : 0) |
+		      (prot[2] == 'x' ? OVM_PROT_X : 0));
 	return true;
 }
 
@@ -89,10 +97,11 @@ static bool parse_line(const char *p, const char *end, struct ovm_live_range *ou
 static bool read_headers(int fd, struct ovm_live_module *module, bool *has_interp)
 {
 	Elf64_Ehdr eh;
-	if (pread(fd, &eh, sizeof(eh), 0) != (ssize_t)sizeof(eh) || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0 ||
-	    eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_ident[EI_DATA] != ELFDATA2LSB ||
-	    eh.e_machine != EM_X86_64 || (eh.e_type != ET_DYN && eh.e_type != ET_EXEC) ||
-	    eh.e_phentsize != sizeof(Elf64_Phdr) || eh.e_phnum == 0 || eh.e_phnum > MAX_PHDRS)
+	if (pread(fd, &eh, sizeof(eh), 0) != (ssize_t)sizeof(eh) ||
+	    memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0 || eh.e_ident[EI_CLASS] != ELFCLASS64 ||
+	    eh.e_ident[EI_DATA] != ELFDATA2LSB || eh.e_machine != EM_X86_64 ||
+	    (eh.e_type != ET_DYN && eh.e_type != ET_EXEC) || eh.e_phentsize != sizeof(Elf64_Phdr) ||
+	    eh.e_phnum == 0 || eh.e_phnum > MAX_PHDRS)
 		return false;
 	Elf64_Phdr phdrs[MAX_PHDRS];
 	size_t size = eh.e_phnum * sizeof(Elf64_Phdr);
@@ -111,12 +120,12 @@ static bool read_headers(int fd, struct ovm_live_module *module, bool *has_inter
 		    ph->p_vaddr + ph->p_memsz < ph->p_vaddr)
 			continue;
 		ovm_vec_push(&module->segments, (struct ovm_live_segment){
-							.va = {ph->p_vaddr},
-							.off = ph->p_offset,
-							.filesz = ph->p_filesz,
-							.memsz = ph->p_memsz,
-							.is_exec = ph->p_flags & PF_X,
-							.is_writable = ph->p_flags & PF_W,
+						    .va = {ph->p_vaddr},
+						    .off = ph->p_offset,
+						    .filesz = ph->p_filesz,
+						    .memsz = ph->p_memsz,
+						    .is_exec = ph->p_flags & PF_X,
+						    .is_writable = ph->p_flags & PF_W,
 						});
 	}
 	return module->segments.n > 0;
@@ -140,7 +149,8 @@ static bool find_bias(const struct ovm_livemap *map, struct ovm_live_module *mod
 		if (!seg->is_exec)
 			continue;
 		for (uint32_t r = 0; r < module->n_ranges; r++) {
-			const struct ovm_live_range *range = &map->ranges.v[module->first_range + r];
+			const struct ovm_live_range *range =
+			    &map->ranges.v[module->first_range + r];
 			if (range->inode != module->inode || !(range->prot & OVM_PROT_X) ||
 			    range->off != page_down(seg->off))
 				continue;
@@ -164,7 +174,8 @@ static void set_span(struct ovm_live_module *module)
 	module->hi = ovm_va_to_rta(ovm_va_of(hi), module->bias);
 }
 
-/* Ranges [first, first+n) belong to one mapping of one file; make a module of them if it is a program or library. */
+/* Ranges [first, first+n) belong to one mapping of one file; make a module of them if it is a
+ * program or library. */
 static void add_module(struct ovm_livemap *map, pid_t pid, uint32_t first, uint32_t n)
 {
 	const struct ovm_live_range *range = &map->ranges.v[first];
@@ -177,12 +188,12 @@ static void add_module(struct ovm_livemap *map, pid_t pid, uint32_t first, uint3
 		return;
 	struct stat st;
 	struct ovm_live_module module = {
-		.path = range->path,
-		.first_range = first,
-		.n_ranges = n,
-		.inode = range->inode,
-		.major = range->major,
-		.minor = range->minor,
+	    .path = range->path,
+	    .first_range = first,
+	    .n_ranges = n,
+	    .inode = range->inode,
+	    .major = range->major,
+	    .minor = range->minor,
 	};
 	bool has_interp = false;
 	bool ok = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == range->inode &&
@@ -307,7 +318,8 @@ const struct ovm_live_module *ovm_livemap_module(const struct ovm_livemap *map, 
 	return NULL;
 }
 
-bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint8_t prot, uint64_t inode)
+bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint8_t prot,
+			uint64_t inode)
 {
 	while (lo.v < hi.v) {
 		const struct ovm_live_range *range = ovm_livemap_range(map, lo);
@@ -323,10 +335,12 @@ static void still_line(const char *p, const char *end, struct ovm_live_need *nee
 {
 	struct ovm_live_range range;
 	const char *path;
-	if (!parse_line(p, end, &range, &path) || range.prot != (OVM_PROT_R | OVM_PROT_X) || !range.is_private)
+	if (!parse_line(p, end, &range, &path) || range.prot != (OVM_PROT_R | OVM_PROT_X) ||
+	    !range.is_private)
 		return;
 	for (uint32_t i = 0; i < n; i++)
-		if (needs[i].lo.v >= range.lo.v && needs[i].lo.v < range.hi.v && needs[i].inode == range.inode)
+		if (needs[i].lo.v >= range.lo.v && needs[i].lo.v < range.hi.v &&
+		    needs[i].inode == range.inode)
 			needs[i].lo = range.hi;
 }
 
@@ -361,8 +375,10 @@ void ovm_livemap_reserve(struct ovm_livemap *map, ovm_rta lo, ovm_rta hi)
 	while (i < map->ranges.n && map->ranges.v[i].lo.v < lo.v)
 		i++;
 	ovm_vec_reserve(&map->ranges, map->ranges.n + 1);
-	memmove(&map->ranges.v[i + 1], &map->ranges.v[i], (map->ranges.n - i) * sizeof(map->ranges.v[0]));
-	map->ranges.v[i] = (struct ovm_live_range){.lo = lo, .hi = hi, .path = ovm_strdup("[reserved]")};
+	memmove(&map->ranges.v[i + 1], &map->ranges.v[i],
+		(map->ranges.n - i) * sizeof(map->ranges.v[0]));
+	map->ranges.v[i] =
+	    (struct ovm_live_range){.lo = lo, .hi = hi, .path = ovm_strdup("[reserved]")};
 	map->ranges.n++;
 	for (uint32_t m = 0; m < map->modules.n; m++)
 		if (map->modules.v[m].first_range >= i)

@@ -1,21 +1,23 @@
 /* Moving a thread that is in the middle of a hot loop, by changing its PC.
  *
- * A copy differs from the original only in where it stands (rule R1), so a thread stopped at original instruction i may go on at
- * the copy of i, and needs nothing else. Without this a program whose hot loop is entered once would never reach its
- * overlay.
+ * A copy differs from the original only in where it stands (rule R1), so a thread stopped at
+ * original instruction i may go on at the copy of i, and needs nothing else. Without this a program
+ * whose hot loop is entered once would never reach its overlay.
  *
- * Stopped inside a system call, the PC is just behind the `syscall`. Its equal is "just behind the copy of the syscall", never
- * "the copy of the next instruction", which may stand elsewhere: if the kernel restarts the call, it steps back by two bytes
- * and must find a syscall there (rule R5).
+ * Stopped inside a system call, the PC is just behind the `syscall`. Its equal is "just behind the
+ * copy of the syscall", never "the copy of the next instruction", which may stand elsewhere: if the
+ * kernel restarts the call, it steps back by two bytes and must find a syscall there (rule R5).
  *
  * Return addresses stay: the frames above return into the original, which stays valid.
  *
- * What must not happen is that somebody resumes strictly inside the five bytes of a jump we write. Return addresses cannot be there (no
- * call is, but as the last instruction of a window). The PC of an interrupted context can: a signal handler is running, and
- * its frame on the stack holds the PC of the interrupted code. Unwinding each thread to find these takes long and needs complete
- * unwind tables; the stack's words need neither. Any word that looks like an address inside a window costs one patch.
- * Example: of 2000 windows of 4 inner bytes each in 20 MB of code, a random text address hits one in 2500.
- * Limit: the nearest 256 KiB of the stack in use (which, in a handler on an alternate stack, is that one).
+ * What must not happen is that somebody resumes strictly inside the five bytes of a jump we write.
+ * Return addresses cannot be there (no call is, but as the last instruction of a window). The PC of
+ * an interrupted context can: a signal handler is running, and its frame on the stack holds the PC
+ * of the interrupted code. Unwinding each thread to find these takes long and needs complete unwind
+ * tables; the stack's words need neither. Any word that looks like an address inside a window costs
+ * one patch. Example: of 2000 windows of 4 inner bytes each in 20 MB of code, a random text address
+ * hits one in 2500. Limit: the nearest 256 KiB of the stack in use (which, in a handler on an
+ * alternate stack, is that one).
  */
 #include "runtime/osr.h"
 
@@ -24,7 +26,8 @@
 
 enum { SYSCALL_LEN = 2, RED_ZONE = 128, SCAN_CHUNK = 16384, SCAN_MAX = 256 * 1024 };
 
-static const struct ovm_osr_module *module_of(const struct ovm_osr_module *modules, uint32_t n, uint64_t pc)
+static const struct ovm_osr_module *module_of(const struct ovm_osr_module *modules, uint32_t n,
+					      uint64_t pc)
 {
 	for (uint32_t i = 0; i < n; i++)
 		if (pc >= modules[i].lo.v && pc < modules[i].hi.v)
@@ -37,8 +40,8 @@ static ovm_rta overlay_pc(const struct ovm_osr_module *module, uint32_t off)
 	return ovm_va_to_rta(ovm_va_add(module->overlay->base, off), module->bias);
 }
 
-bool ovm_osr_target(const struct ovm_osr_module *modules, uint32_t n, const struct ovm_tracee *tracee, const struct ovm_thread *thread,
-		    ovm_rta *out)
+bool ovm_osr_target(const struct ovm_osr_module *modules, uint32_t n,
+		    const struct ovm_tracee *tracee, const struct ovm_thread *thread, ovm_rta *out)
 {
 	uint64_t pc = thread->regs.rip;
 	const struct ovm_osr_module *module = module_of(modules, n, pc);
@@ -60,13 +63,15 @@ bool ovm_osr_target(const struct ovm_osr_module *modules, uint32_t n, const stru
 	return true;
 }
 
-static bool scan_words(const uint8_t *bytes, size_t n, struct ovm_patchset *set, ovm_rta avoid, uint32_t avoid_size)
+static bool scan_words(const uint8_t *bytes, size_t n, struct ovm_patchset *set,
+		       const struct ovm_remote *remote)
 {
 	bool hit = false;
-	uint64_t lo = set->v.n ? set->v.v[0].at.v : 1, hi = set->v.n ? set->v.v[set->v.n - 1].at.v + 8 : 0;
+	uint64_t lo = set->v.n ? set->v.v[0].at.v : 1,
+		 hi = set->v.n ? set->v.v[set->v.n - 1].at.v + 8 : 0;
 	for (size_t i = 0; i + 8 <= n; i += 8) {
 		uint64_t word = ovm_le64(bytes + i);
-		hit |= word - avoid.v < avoid_size;
+		hit |= remote && ovm_remote_holds(remote, word);
 		if (word < lo || word >= hi)
 			continue;
 		uint32_t idx;
@@ -76,8 +81,8 @@ static bool scan_words(const uint8_t *bytes, size_t n, struct ovm_patchset *set,
 	return hit;
 }
 
-bool ovm_osr_scan_stack(const struct ovm_tracee *tracee, const struct ovm_thread *thread, struct ovm_patchset *set, ovm_rta avoid,
-			uint32_t avoid_size)
+bool ovm_osr_scan_stack(const struct ovm_tracee *tracee, const struct ovm_thread *thread,
+			struct ovm_patchset *set, const struct ovm_remote *remote)
 {
 	uint8_t bytes[SCAN_CHUNK];
 	uint64_t at = (thread->regs.rsp - RED_ZONE) & ~UINT64_C(7);
@@ -85,7 +90,7 @@ bool ovm_osr_scan_stack(const struct ovm_tracee *tracee, const struct ovm_thread
 	for (uint64_t done = 0; done < SCAN_MAX; done += SCAN_CHUNK) {
 		ssize_t got = pread(tracee->mem_fd, bytes, sizeof(bytes), (off_t)(at + done));
 		if (got > 0)
-			hit |= scan_words(bytes, (size_t)got, set, avoid, avoid_size);
+			hit |= scan_words(bytes, (size_t)got, set, remote);
 		if (got < (ssize_t)sizeof(bytes))
 			break;
 	}

@@ -1,13 +1,16 @@
 /* Writing the jumps into a stopped process, quickly and so that any instant is a good one to die.
  *
- *   page  ....[E9 xx xx xx xx]......[E9 ..].......     all patches of one page: one read, one check, one write
+ *   page  ....[E9 xx xx xx xx]......[E9 ..].......     all patches of one page: one read, one
+ * check, one write
  *
- * The kernel copies one page's worth in one go that no signal interrupts, so after a kill -9 each page holds either all of
- * its patches or none, and either is a valid program: overlays are complete before the first jump leads there, and the
- * original code is valid for ever. A patch that would cross a page has no such guarantee and is dropped (1 in 1000).
+ * The kernel copies one page's worth in one go that no signal interrupts, so after a kill -9 each
+ * page holds either all of its patches or none, and either is a valid program: overlays are
+ * complete before the first jump leads there, and the original code is valid for ever. A patch that
+ * would cross a page has no such guarantee and is dropped (1 in 1000).
  *
- * The first write to a page of a private file mapping makes the kernel copy it, which costs more than the write itself. So each
- * page gets one of its own bytes written back before the stop; during the stop only memory of our own is written.
+ * The first write to a page of a private file mapping makes the kernel copy it, which costs more
+ * than the write itself. So each page gets one of its own bytes written back before the stop;
+ * during the stop only memory of our own is written.
  */
 #define OVM_LOG_DOMAIN "patch"
 #include "runtime/patch.h"
@@ -35,7 +38,8 @@ void ovm_patchset_add(struct ovm_patchset *set, const struct ovm_live_patch *pat
 	ovm_vec_push(&set->v, *patch);
 }
 
-void ovm_patchset_add_overlay(struct ovm_patchset *set, const struct ovm_overlay *overlay, uint64_t bias)
+void ovm_patchset_add_overlay(struct ovm_patchset *set, const struct ovm_overlay *overlay,
+			      uint64_t bias)
 {
 	ovm_vec_reserve(&set->v, set->v.n + overlay->patches.n);
 	for (uint32_t i = 0; i < overlay->patches.n; i++) {
@@ -96,8 +100,10 @@ static bool next_run(const struct ovm_patchset *set, uint32_t from, struct run *
 	return true;
 }
 
-/* Read a run and drop the planned patches that do not find their old bytes. Returns how many are left. */
-static uint32_t read_run(const struct ovm_tracee *tracee, struct ovm_patchset *set, const struct run *run, uint8_t *bytes)
+/* Read a run and drop the planned patches that do not find their old bytes. Returns how many are
+ * left. */
+static uint32_t read_run(const struct ovm_tracee *tracee, struct ovm_patchset *set,
+			 const struct run *run, uint8_t *bytes)
 {
 	bool readable = ovm_mem_read(tracee, run->lo, bytes, run->len);
 	uint32_t left = 0;
@@ -145,7 +151,8 @@ uint32_t ovm_patchset_window(const struct ovm_patchset *set, ovm_rta at)
 	return OVM_NONE;
 }
 
-static bool write_run(const struct ovm_tracee *tracee, struct ovm_patchset *set, const struct run *run, uint8_t *bytes)
+static bool write_run(const struct ovm_tracee *tracee, struct ovm_patchset *set,
+		      const struct run *run, uint8_t *bytes)
 {
 	for (uint32_t i = run->first; i < run->end; i++) {
 		const struct ovm_live_patch *p = &set->v.v[i];
@@ -160,7 +167,8 @@ static bool write_run(const struct ovm_tracee *tracee, struct ovm_patchset *set,
 	return true;
 }
 
-int ovm_patchset_apply(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_patchset *set)
+int ovm_patchset_apply(struct ovm_ctx *ctx, const struct ovm_tracee *tracee,
+		       struct ovm_patchset *set)
 {
 	struct run run;
 	uint8_t bytes[PAGE];
@@ -169,14 +177,16 @@ int ovm_patchset_apply(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, str
 			continue;
 		if (!write_run(tracee, set, &run, bytes)) {
 			ovm_patchset_undo(ctx, tracee, set);
-			return ovm_fail(ctx, OVM_E_TARGET, "cannot write code at 0x%llx of process %d",
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"cannot write code at 0x%llx of process %d",
 					(unsigned long long)run.lo.v, (int)tracee->pid);
 		}
 	}
 	return 0;
 }
 
-int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_patchset *set)
+int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee,
+		      struct ovm_patchset *set)
 {
 	int rc = 0;
 	for (uint32_t i = 0; i < set->v.n; i++) {
@@ -186,7 +196,8 @@ int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, stru
 		if (ovm_mem_write(tracee, p->at, p->old_bytes, p->len))
 			p->state = OVM_PATCH_PLANNED;
 		else
-			rc = ovm_fail(ctx, OVM_E_TARGET, "cannot restore code at 0x%llx of process %d",
+			rc = ovm_fail(ctx, OVM_E_TARGET,
+				      "cannot restore code at 0x%llx of process %d",
 				      (unsigned long long)p->at.v, (int)tracee->pid);
 	}
 	return rc;

@@ -19,26 +19,32 @@ struct ovm_patchset {
 
 /* Plan one patch, or all of @overlay's, whose image has @bias. */
 void ovm_patchset_add(struct ovm_patchset *set, const struct ovm_live_patch *patch);
-void ovm_patchset_add_overlay(struct ovm_patchset *set, const struct ovm_overlay *overlay, uint64_t bias);
+void ovm_patchset_add_overlay(struct ovm_patchset *set, const struct ovm_overlay *overlay,
+			      uint64_t bias);
 
 /* Sort; drop what overlaps or crosses a page. To be called once, after the last add. */
 void ovm_patchset_seal(struct ovm_patchset *set);
 void ovm_patchset_fini(struct ovm_patchset *set);
 
-/* While the target runs: drop patches whose place does not hold the expected bytes, and write each page's own byte back, so that the
- * kernel makes its private copy of the page now and not during the stop. */
+/* While the target runs: drop patches whose place does not hold the expected bytes, and write each
+ * page's own byte back, so that the kernel makes its private copy of the page now and not during
+ * the stop. */
 void ovm_patchset_touch(const struct ovm_tracee *tracee, struct ovm_patchset *set);
 
-/* The planned patch that has @at strictly inside the bytes it changes, OVM_NONE if none. At its first byte is fine. */
+/* The planned patch that has @at strictly inside the bytes it changes, OVM_NONE if none. At its
+ * first byte is fine. */
 uint32_t ovm_patchset_window(const struct ovm_patchset *set, ovm_rta at);
 void ovm_patchset_drop(struct ovm_patchset *set, uint32_t idx);
 
-/* All threads stopped: re-check and write, one write a page. A patch whose bytes have changed is dropped. If a write fails what was
- * written is undone. Returns 0 or OVM_E_TARGET. */
-int ovm_patchset_apply(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_patchset *set);
+/* All threads stopped: re-check and write, one write a page. A patch whose bytes have changed is
+ * dropped. If a write fails what was written is undone. Returns 0 or OVM_E_TARGET. */
+int ovm_patchset_apply(struct ovm_ctx *ctx, const struct ovm_tracee *tracee,
+		       struct ovm_patchset *set);
 
-/* All threads stopped, none with its PC inside a patch. Returns 0 or OVM_E_TARGET if any original byte could not be put back. */
-int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_patchset *set);
+/* All threads stopped, none with its PC inside a patch. Returns 0 or OVM_E_TARGET if any original
+ * byte could not be put back. */
+int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee,
+		      struct ovm_patchset *set);
 
 uint32_t ovm_patchset_applied(const struct ovm_patchset *set);
 

@@ -1,8 +1,9 @@
 /* Making the target call mmap, without ever having its registers in our hands.
  *
- * The usual way (save registers, point them at a syscall, run to a trap, restore) has a window in which only the tracer
- * knows the program's registers: kill -9 then ruins the program. So the saving and restoring is done by the
- * target itself, in a stub, and the one thing we change is rip, once:
+ * The usual way (save registers, point them at a syscall, run to a trap, restore) has a window in
+ * which only the tracer knows the program's registers: kill -9 then ruins the program. So the
+ * saving and restoring is done by the target itself, in a stub, and the one thing we change is rip,
+ * once:
  *
  *   stub:   syscall                      <- never entered normally, see below
  *   start:  save flags and registers below the red zone
@@ -10,15 +11,17 @@
  *           restore
  *           jmp *resume(%rip)            <- where the thread was
  *
- * From the instant rip points at start the stub needs nobody. If we die before, the bytes are dead bytes; after, the thread
- * runs through and is back. What it did shows in /proc/PID/maps.
+ * From the instant rip points at start the stub needs nobody. If we die before, the bytes are dead
+ * bytes; after, the thread runs through and is back. What it did shows in /proc/PID/maps.
  *
- * The stub stands in the tail of the last page of some code segment: the file ends, the page goes on, with zeros nobody refers
- * to. Such a tail is there before we have any memory of our own, and a write to it copies one page.
+ * The stub stands in the tail of the last page of some code segment: the file ends, the page goes
+ * on, with zeros nobody refers to. Such a tail is there before we have any memory of our own, and a
+ * write to it copies one page.
  *
- * Which thread? One in user mode. A thread blocked in a system call would take the stub only when that call returns: the kernel
- * restarts it by stepping rip back by two, on the `syscall` that stands before start for just this purpose (so even this
- * would be correct), but we would wait for hours. A program that never runs user code needs no optimizing.
+ * Which thread? One in user mode. A thread blocked in a system call would take the stub only when
+ * that call returns: the kernel restarts it by stepping rip back by two, on the `syscall` that
+ * stands before start for just this purpose (so even this would be correct), but we would wait for
+ * hours. A program that never runs user code needs no optimizing.
  */
 #define OVM_LOG_DOMAIN "remote"
 #include "runtime/remote.h"
@@ -32,43 +35,44 @@
 
 enum {
 	PAGE = 4096,
-	ENTRY = 2,           /* offset of start: after the syscall instruction */
-	TAIL_MARGIN = 16,    /* left alone right behind the segment's last byte */
-	STOP_MS = 50,        /* for one thread to report */
+	ENTRY = 2,	  /* offset of start: after the syscall instruction */
+	TAIL_MARGIN = 16, /* left alone right behind the segment's last byte */
+	STOP_MS = 50,	  /* for one thread to report */
 	MAX_STUB = 256 + OVM_REMOTE_MAX_CALLS * 56,
 };
 
 /* Displacements and jump distances are fixed: the two halves are one piece of code. */
 static const uint8_t stub_code[] = {
-	0x0f, 0x05,                                     /* syscall */
-	0x48, 0x8d, 0xa4, 0x24, 0x00, 0xff, 0xff, 0xff, /* lea -256(%rsp),%rsp */
-	0x9c,                                           /* pushfq */
-	0xfc,                                           /* cld */
-	0x50, 0x53, 0x51, 0x52, 0x56, 0x57,             /* push %rax, %rbx, %rcx, %rdx, %rsi, %rdi */
-	0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53, /* push %r8, %r9, %r10, %r11 */
-	0x48, 0x8d, 0x1d, 0x4e, 0x00, 0x00, 0x00,       /* lea table(%rip),%rbx */
-	0x48, 0x8b, 0x03,                               /* next: mov (%rbx),%rax */
-	0x48, 0x83, 0xf8, 0xff,                         /* cmp $-1,%rax */
-	0x74, 0x20,                                     /* je done */
-	0x48, 0x8b, 0x7b, 0x08,                         /* mov 8(%rbx),%rdi */
-	0x48, 0x8b, 0x73, 0x10,                         /* mov 16(%rbx),%rsi */
-	0x48, 0x8b, 0x53, 0x18,                         /* mov 24(%rbx),%rdx */
-	0x4c, 0x8b, 0x53, 0x20,                         /* mov 32(%rbx),%r10 */
-	0x4c, 0x8b, 0x43, 0x28,                         /* mov 40(%rbx),%r8 */
-	0x4c, 0x8b, 0x4b, 0x30,                         /* mov 48(%rbx),%r9 */
-	0x0f, 0x05,                                     /* syscall */
-	0x48, 0x83, 0xc3, 0x38,                         /* add $56,%rbx */
-	0xeb, 0xd7,                                     /* jmp next */
-	0x41, 0x5b, 0x41, 0x5a, 0x41, 0x59, 0x41, 0x58, /* done: pop %r11, %r10, %r9, %r8 */
-	0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,             /* pop %rdi, %rsi, %rdx, %rcx, %rbx, %rax */
-	0x9d,                                           /* popfq */
-	0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* lea 256(%rsp),%rsp */
-	0xff, 0x25, 0x00, 0x00, 0x00, 0x00,             /* jmp *resume(%rip) */
-	/* resume: .quad pc */
-	/* table:  .quad nr, arg0..arg5 for each call; .quad -1 */
+    0x0f, 0x05,					    /* syscall */
+    0x48, 0x8d, 0xa4, 0x24, 0x00, 0xff, 0xff, 0xff, /* lea -256(%rsp),%rsp */
+    0x9c,					    /* pushfq */
+    0xfc,					    /* cld */
+    0x50, 0x53, 0x51, 0x52, 0x56, 0x57,		    /* push %rax, %rbx, %rcx, %rdx, %rsi, %rdi */
+    0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53, /* push %r8, %r9, %r10, %r11 */
+    0x48, 0x8d, 0x1d, 0x4e, 0x00, 0x00, 0x00,	    /* lea table(%rip),%rbx */
+    0x48, 0x8b, 0x03,				    /* next: mov (%rbx),%rax */
+    0x48, 0x83, 0xf8, 0xff,			    /* cmp $-1,%rax */
+    0x74, 0x20,					    /* je done */
+    0x48, 0x8b, 0x7b, 0x08,			    /* mov 8(%rbx),%rdi */
+    0x48, 0x8b, 0x73, 0x10,			    /* mov 16(%rbx),%rsi */
+    0x48, 0x8b, 0x53, 0x18,			    /* mov 24(%rbx),%rdx */
+    0x4c, 0x8b, 0x53, 0x20,			    /* mov 32(%rbx),%r10 */
+    0x4c, 0x8b, 0x43, 0x28,			    /* mov 40(%rbx),%r8 */
+    0x4c, 0x8b, 0x4b, 0x30,			    /* mov 48(%rbx),%r9 */
+    0x0f, 0x05,					    /* syscall */
+    0x48, 0x83, 0xc3, 0x38,			    /* add $56,%rbx */
+    0xeb, 0xd7,					    /* jmp next */
+    0x41, 0x5b, 0x41, 0x5a, 0x41, 0x59, 0x41, 0x58, /* done: pop %r11, %r10, %r9, %r8 */
+    0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,		    /* pop %rdi, %rsi, %rdx, %rcx, %rbx, %rax */
+    0x9d,					    /* popfq */
+    0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* lea 256(%rsp),%rsp */
+    0xff, 0x25, 0x00, 0x00, 0x00, 0x00,		    /* jmp *resume(%rip) */
+						    /* resume: .quad pc */
+    /* table:  .quad nr, arg0..arg5 for each call; .quad -1 */
 };
 
-uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls, uint32_t n, ovm_rta pc)
+uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
+			 uint32_t n, ovm_rta pc)
 {
 	if (n > OVM_REMOTE_MAX_CALLS)
 		return 0;
@@ -91,15 +95,17 @@ uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_cal
 struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size)
 {
 	return (struct ovm_remote_call){
-		.nr = SYS_mmap,
-		.arg = {at.v, size, PROT_READ | PROT_EXEC,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0},
+	    .nr = SYS_mmap,
+	    .arg = {at.v, size, PROT_READ | PROT_EXEC,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0},
 	};
 }
 
-/* The zero bytes between the end of an executable segment's file bytes and the end of its last page. */
-static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map, const struct ovm_live_module *module,
-		      const struct ovm_live_segment *seg, uint32_t need, struct ovm_remote *out)
+/* The zero bytes between the end of an executable segment's file bytes and the end of its last
+ * page. */
+static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+		      const struct ovm_live_module *module, const struct ovm_live_segment *seg,
+		      uint32_t need, ovm_rta *out)
 {
 	if (!seg->is_exec || seg->is_writable || seg->filesz != seg->memsz)
 		return false;
@@ -108,7 +114,8 @@ static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap 
 	uint64_t page_end = (end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
 	if (at >= page_end || page_end - at < need)
 		return false;
-	if (!ovm_livemap_covers(map, ovm_rta_of(at), ovm_rta_of(page_end), OVM_PROT_R | OVM_PROT_X, module->inode))
+	if (!ovm_livemap_covers(map, ovm_rta_of(at), ovm_rta_of(page_end), OVM_PROT_R | OVM_PROT_X,
+				module->inode))
 		return false;
 	uint8_t bytes[PAGE];
 	if (!ovm_mem_read(tracee, ovm_rta_of(end), bytes, page_end - end))
@@ -116,11 +123,12 @@ static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap 
 	for (uint64_t i = 0; i < page_end - end; i++)
 		if (bytes[i])
 			return false;
-	*out = (struct ovm_remote){.at = {at}, .size = need};
+	*out = ovm_rta_of(at);
 	return true;
 }
 
-static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map, uint32_t need, struct ovm_remote *out)
+static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map, uint32_t need,
+		      ovm_rta *out)
 {
 	for (uint32_t m = 0; m < map->modules.n; m++) {
 		const struct ovm_live_module *module = &map->modules.v[m];
@@ -134,68 +142,81 @@ static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap 
 static struct ovm_thread *stopped_thread(struct ovm_tracee *tracee, pid_t tid)
 {
 	for (uint32_t i = 0; i < tracee->threads.n; i++)
-		if (tracee->threads.v[i].tid == tid && tracee->threads.v[i].state == OVM_THREAD_STOPPED)
+		if (tracee->threads.v[i].tid == tid &&
+		    tracee->threads.v[i].state == OVM_THREAD_STOPPED)
 			return &tracee->threads.v[i];
 	return NULL;
 }
 
-/* Stop @tid; if it may be sent through the stub, do so. Returns 1 if sent, 0 if it is not suitable now, else a failure. */
-static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid, const struct ovm_remote_call *calls,
-		      uint32_t n, const struct ovm_remote *room)
+/* Stop @tid; if it may be sent through the stub, do so. Returns 1 if sent, 0 if it is not suitable
+ * now, else a failure. */
+static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid,
+		      const struct ovm_remote_call *calls, uint32_t n, ovm_rta room)
 {
 	int rc = ovm_tracee_stop_one(ctx, tracee, tid, STOP_MS);
 	if (rc == OVM_E_TARGET || (rc == OVM_E_GONE && !tracee->ended))
-		return 0; /* in vfork or uninterruptible, or this thread ended: another one, or later */
+		return 0; /* in vfork or uninterruptible, or this thread ended: another one, or
+			     later */
 	if (rc)
 		return rc;
 	struct ovm_thread *thread = stopped_thread(tracee, tid);
-	if (thread && !ovm_thread_restarts(thread) && !ovm_thread_in_rseq(tracee, thread)) {
+	/* One about to run a handler might never come back to the stub: handlers may jump. */
+	if (thread && !ovm_thread_expects_signal(tracee, thread) && !ovm_thread_restarts(thread) &&
+	    !ovm_thread_in_rseq(tracee, thread)) {
 		uint8_t stub[MAX_STUB];
-		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, ovm_rta_of(thread->regs.rip));
-		OVM_ASSERT(size == room->size);
-		if (ovm_mem_write(tracee, room->at, stub, size))
-			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room->at.v + ENTRY)) ? 1 : 0;
+		uint32_t size =
+		    ovm_remote_stub(stub, sizeof(stub), calls, n, ovm_rta_of(thread->regs.rip));
+		if (ovm_mem_write(tracee, room, stub, size))
+			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)) ? 1 : 0;
 		else
-			rc = ovm_fail(ctx, OVM_E_TARGET, "cannot write into code of process %d (proc_mem.force_override?)",
-				      (int)tracee->pid);
+			rc = ovm_fail(
+			    ctx, OVM_E_TARGET,
+			    "cannot write into code of process %d (proc_mem.force_override?)",
+			    (int)tracee->pid);
 	}
 	ovm_tracee_resume(tracee);
 	return rc;
 }
 
-static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_remote_call *calls, uint32_t n,
-			 const struct ovm_remote *room, double deadline)
+static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
+			 const struct ovm_remote_call *calls, uint32_t n, ovm_rta room,
+			 double deadline)
 {
 	for (;;) {
 		pid_t *tids;
 		uint32_t n_tids = ovm_tracee_tids(tracee->pid, &tids);
-		int rc = n_tids ? 0 : ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid);
+		int rc = n_tids
+			     ? 0
+			     : ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid);
 		for (uint32_t i = 0; i < n_tids && rc == 0; i++)
 			rc = try_thread(ctx, tracee, tids[i], calls, n, room);
 		free(tids);
 		if (rc)
 			return rc > 0 ? 0 : rc;
 		if (ovm_now_ms() > deadline)
-			return ovm_fail(ctx, OVM_E_TARGET, "process %d: no thread ran user code", (int)tracee->pid);
+			return ovm_fail(ctx, OVM_E_TARGET, "process %d: no thread ran user code",
+					(int)tracee->pid);
 		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 		ovm_tracee_service(tracee);
 	}
 }
 
-static bool all_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *calls, uint32_t n)
+static bool all_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *calls,
+		       uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		if (calls[i].nr != SYS_mmap)
 			continue;
 		if (!ovm_livemap_covers(map, ovm_rta_of(calls[i].arg[0]),
-					ovm_rta_of(calls[i].arg[0] + calls[i].arg[1]), OVM_PROT_R | OVM_PROT_X, 0))
+					ovm_rta_of(calls[i].arg[0] + calls[i].arg[1]),
+					OVM_PROT_R | OVM_PROT_X, 0))
 			return false;
 	}
 	return true;
 }
 
-static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_remote_call *calls, uint32_t n,
-		       double deadline)
+static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
+		       const struct ovm_remote_call *calls, uint32_t n, double deadline)
 {
 	for (;;) {
 		struct ovm_livemap now = {0};
@@ -205,7 +226,8 @@ static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const str
 		if (rc || done)
 			return rc;
 		if (ovm_now_ms() > deadline)
-			return ovm_fail(ctx, OVM_E_TARGET, "process %d could not map memory for optimized code",
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"process %d could not map memory for optimized code",
 					(int)tracee->pid);
 		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
 		ovm_tracee_service(tracee);
@@ -213,33 +235,53 @@ static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const str
 }
 
 int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
-		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms, struct ovm_remote *out)
+		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms,
+		   struct ovm_remote *out)
 {
 	*out = (struct ovm_remote){0};
 	int rc = ovm_tracee_open_mem(ctx, tracee);
 	if (rc)
 		return rc;
 	uint8_t probe[MAX_STUB];
-	uint32_t need = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0));
-	if (!need)
+	out->size = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0));
+	if (!out->size)
 		return ovm_fail(ctx, OVM_E_INTERNAL, "%u remote calls are too many", n);
-	struct ovm_remote room;
-	if (!find_room(tracee, map, need, &room))
-		return ovm_fail(ctx, OVM_E_TARGET, "no unused code bytes in process %d for a %u byte stub",
-				(int)tracee->pid, need);
 	double deadline = ovm_now_ms() + timeout_ms;
-	rc = send_a_thread(ctx, tracee, calls, n, &room, deadline);
-	if (rc)
-		return rc;
-	*out = room;
-	ovm_log(OVM_LOG_DEBUG, "stub of %u bytes at 0x%llx", room.size, (unsigned long long)room.at.v);
-	return wait_mapped(ctx, tracee, calls, n, deadline);
+	for (uint32_t i = 0; i < OVM_REMOTE_MAX_TRIES; i++) {
+		ovm_rta
+		    room; /* the bytes of an earlier stub are not zero, so this is another one */
+		if (!find_room(tracee, map, out->size, &room))
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"no unused code bytes in process %d for a %u byte stub",
+					(int)tracee->pid, out->size);
+		rc = send_a_thread(ctx, tracee, calls, n, room, deadline);
+		if (rc)
+			return rc;
+		out->at[out->n++] = room;
+		ovm_log(OVM_LOG_DEBUG, "stub of %u bytes at 0x%llx", out->size,
+			(unsigned long long)room.v);
+		double patience = ovm_now_ms() + timeout_ms / (double)OVM_REMOTE_MAX_TRIES / 2;
+		rc = wait_mapped(ctx, tracee, calls, n, patience < deadline ? patience : deadline);
+		if (rc != OVM_E_TARGET)
+			break;
+	}
+	return rc;
+}
+
+bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address)
+{
+	for (uint32_t i = 0; i < remote->n; i++)
+		if (address - remote->at[i].v < remote->size)
+			return true;
+	return false;
 }
 
 void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote)
 {
 	uint8_t zeros[MAX_STUB] = {0};
-	if (remote->size && !ovm_mem_write(tracee, remote->at, zeros, remote->size))
-		ovm_log(OVM_LOG_WARN, "cannot clear the stub at 0x%llx", (unsigned long long)remote->at.v);
+	for (uint32_t i = 0; i < remote->n; i++)
+		if (!ovm_mem_write(tracee, remote->at[i], zeros, remote->size))
+			ovm_log(OVM_LOG_WARN, "cannot clear the stub at 0x%llx",
+				(unsigned long long)remote->at[i].v);
 	*remote = (struct ovm_remote){0};
 }

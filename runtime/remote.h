@@ -1,35 +1,47 @@
 #ifndef OVM_REMOTE_H
 #define OVM_REMOTE_H
-/* System calls made by the target on our behalf, by a stub that restores everything by itself (rule R13). */
+/* System calls made by the target on our behalf, by a stub that restores everything by itself (rule
+ * R13). */
 #include "runtime/livemap.h"
 #include "runtime/tracee.h"
 
-struct ovm_remote_call { /* nr(arg[0], ..., arg[5]); results are looked for in /proc, not in registers */
+struct ovm_remote_call { /* nr(arg[0], ..., arg[5]); results are looked for in /proc, not in
+			    registers */
 	uint64_t nr;
 	uint64_t arg[6];
 };
 
-enum { OVM_REMOTE_MAX_CALLS = 32 };
+enum { OVM_REMOTE_MAX_CALLS = 32, OVM_REMOTE_MAX_TRIES = 4 };
 
-struct ovm_remote { /* where the stub stands; zero: none */
-	ovm_rta at;
-	uint32_t size;
+struct ovm_remote { /* where stubs stand */
+	ovm_rta at[OVM_REMOTE_MAX_TRIES];
+	uint32_t n, size;
 };
 
 /* An mmap of private anonymous readable and executable memory at exactly @at. */
 struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size);
 
-/* Put the stub into unused bytes behind a code segment and send one thread that runs user code through it. All threads run; the
- * one is stopped for some 30 us. Returns when every mmap among @calls is seen in /proc/PID/maps; @map: what is mapped now, with modules.
- * @out tells where the stub is, for ovm_remote_clean. Fails: OVM_E_GONE, OVM_E_PERM, OVM_E_TARGET (no room for the stub; all threads
- * blocked in system calls for @timeout_ms; the kernel refused a mapping): the target is as it was, but for mappings that succeeded. */
+/* Put the stub into unused bytes behind a code segment and send one thread that runs user code
+ * through it. All threads run; the one is stopped for some 30 us. Returns when every mmap among
+ * @calls is seen in /proc/PID/maps; @map: what is mapped now, with modules. If they are not seen
+ * soon (a signal handler has jumped out of the stub), another stub is tried.
+ * @out tells where stubs are, also on failure, for ovm_remote_clean. Fails: OVM_E_GONE, OVM_E_PERM,
+ * OVM_E_TARGET (no room for the stub; all threads blocked in system calls for @timeout_ms; the
+ * kernel refused a mapping): the target is as it was, but for mappings that succeeded. */
 int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
-		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms, struct ovm_remote *out);
+		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms,
+		   struct ovm_remote *out);
 
-/* Write zeros over the stub. The caller has stopped all threads and seen that none is inside and none will return there. */
+/* Is @address inside a stub? */
+bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address);
+
+/* Write zeros over the stubs. The caller has stopped all threads and seen that none is inside and
+ * none will return there. */
 void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote);
 
-/* The stub as bytes, for tests: at most @size, returns its length, 0 if it does not fit. @pc: where the thread goes on. */
-uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls, uint32_t n, ovm_rta pc);
+/* The stub as bytes, for tests: at most @size, returns its length, 0 if it does not fit. @pc: where
+ * the thread goes on. */
+uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
+			 uint32_t n, ovm_rta pc);
 
 #endif

@@ -1,4 +1,5 @@
-/* What was done to the process, for machines. Addresses are hexadecimal strings, because JSON numbers lose 64-bit ones. */
+/* What was done to the process, for machines. Addresses are hexadecimal strings, because JSON
+ * numbers lose 64-bit ones. */
 #include "runtime/report.h"
 
 #include <errno.h>
@@ -58,7 +59,8 @@ static json_t *refusals_json(const struct ovm_built *built)
 	return o;
 }
 
-static json_t *report_json(const struct ovm_session_result *r, const struct ovm_built *built, const struct ovm_profile *profile)
+static json_t *report_json(const struct ovm_session_result *r, const struct ovm_built *built,
+			   const struct ovm_profile *profile)
 {
 	json_t *o = json_object(), *modules = json_array();
 	json_object_set_new(o, "schema", json_string("optvm.run/1"));
@@ -85,8 +87,8 @@ static json_t *report_json(const struct ovm_session_result *r, const struct ovm_
 	return o;
 }
 
-int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_session_result *result, const struct ovm_built *built,
-		    const struct ovm_profile *profile)
+int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_session_result *result,
+		    const struct ovm_built *built, const struct ovm_profile *profile)
 {
 	int rc = 0;
 	char *temp = ovm_asprintf("%s.XXXXXX", path);
@@ -96,7 +98,8 @@ int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_sess
 		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", temp);
 		goto out;
 	}
-	if (json_dumpfd(json, fd, JSON_INDENT(2)) || write(fd, "\n", 1) != 1 || fsync(fd) || rename(temp, path)) {
+	if (json_dumpfd(json, fd, JSON_INDENT(2)) || write(fd, "\n", 1) != 1 || fsync(fd) ||
+	    rename(temp, path)) {
 		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", path);
 		unlink(temp);
 	}

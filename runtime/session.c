@@ -1,12 +1,14 @@
 /* A program's life under `optvm run`: one round of optimization, then hands off.
  *
- *   launch -> sample for some CPU time -> stop sampling -> build in a child process -> install -> wait
- *      |            |                          |                 |               |
- *      +------------+--------------------------+-----------------+---------------+--> ended: its status is ours
+ *   launch -> sample for some CPU time -> stop sampling -> build in a child process -> install ->
+ * wait |            |                          |                 |               |
+ *      +------------+--------------------------+-----------------+---------------+--> ended: its
+ * status is ours
  *
- * Whatever goes wrong after the exec only means that the program runs unoptimized: the reason is kept for the summary, and the wait
- * goes on. At every step the program may end first; then nothing is waited for. A short program costs a fork, an exec and a few
- * perf descriptors: no decoder, no map is opened before there is something to optimize.
+ * Whatever goes wrong after the exec only means that the program runs unoptimized: the reason is
+ * kept for the summary, and the wait goes on. At every step the program may end first; then nothing
+ * is waited for. A short program costs a fork, an exec and a few perf descriptors: no decoder, no
+ * map is opened before there is something to optimize.
  */
 #define OVM_LOG_DOMAIN "session"
 #include "runtime/session.h"
@@ -33,15 +35,15 @@ struct session {
 	const struct ovm_session_opts *opts;
 	struct ovm_session_result *result;
 	pid_t pid;
-	int watch_fd;             /* pidfd: readable when the program has ended */
+	int watch_fd; /* pidfd: readable when the program has ended */
 	double started_ms;
-	bool ended;               /* result->wstatus is set */
+	bool ended;		     /* result->wstatus is set */
 	struct ovm_sampler *sampler; /* NULL: none could be opened, or closed again */
 	struct ovm_tracee tracee;
 	struct ovm_livemap map;
 	struct ovm_built built;
 	bool has_built;
-	char warning[1024];       /* what the user should hear of, empty if nothing */
+	char warning[1024]; /* what the user should hear of, empty if nothing */
 	enum ovm_err warning_err;
 };
 
@@ -65,7 +67,8 @@ static void explain_failure(struct session *s, const struct ovm_ctx *ctx, int rc
 	}
 }
 
-/* --- watching the program ---------------------------------------------------------------------------------------- */
+/* --- watching the program
+ * ---------------------------------------------------------------------------------------- */
 
 /* Has it ended? Never blocks. */
 static bool check_ended(struct session *s)
@@ -79,7 +82,8 @@ static bool check_ended(struct session *s)
 	}
 	if (s->sampler)
 		s->ended = ovm_sampler_wait(s->sampler, &s->result->wstatus);
-	else if (waitpid(s->pid, &status, WNOHANG) == s->pid && (WIFEXITED(status) || WIFSIGNALED(status))) {
+	else if (waitpid(s->pid, &status, WNOHANG) == s->pid &&
+		 (WIFEXITED(status) || WIFSIGNALED(status))) {
 		s->result->wstatus = status;
 		s->ended = true;
 	}
@@ -108,14 +112,18 @@ static uint64_t cpu_time_ms(pid_t pid)
 	buf[n] = '\0';
 	const char *p = strrchr(buf, ')');
 	unsigned long utime, stime;
-	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &utime, &stime) != 2)
+	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &utime,
+			 &stime) != 2)
 		return 0;
 	return (uint64_t)(utime + stime) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
 }
 
-/* --- the steps ------------------------------------------------------------------------------------------------------ */
+/* --- the steps
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-/* Sample until the program has used enough CPU time. False if it ended, or if there is too little to go by. */
+/* Sample until the program has used enough CPU time. False if it ended, or if there is too little
+ * to go by. */
 static bool sample(struct ovm_ctx *ctx, struct session *s)
 {
 	unsigned sample_ms = or_default(s->opts->sample_ms, OVM_RT_SAMPLE_MS);
@@ -159,21 +167,24 @@ static int look(struct ovm_ctx *ctx, struct session *s)
 static int build(struct ovm_ctx *ctx, struct session *s)
 {
 	const struct ovm_target_opts opts = {
-		.min_samples = s->opts->min_samples ? s->opts->min_samples : OVM_RT_MIN_MODULE_SAMPLES,
-		.uniform = s->opts->uniform,
-		.only = s->opts->only,
-		.skip = s->opts->skip,
+	    .min_samples = s->opts->min_samples ? s->opts->min_samples : OVM_RT_MIN_MODULE_SAMPLES,
+	    .uniform = s->opts->uniform,
+	    .only = s->opts->only,
+	    .skip = s->opts->skip,
 	};
 	struct ovm_builder builder;
-	int rc = ovm_builder_start(ctx, &s->tracee, &s->map, ovm_sampler_profile(s->sampler), &opts, &builder);
+	int rc = ovm_builder_start(ctx, &s->tracee, &s->map, ovm_sampler_profile(s->sampler), &opts,
+				   &builder);
 	if (rc)
 		return rc;
-	struct pollfd watch[2] = {{.fd = builder.watch_fd, .events = POLLIN}, {.fd = s->watch_fd, .events = POLLIN}};
+	struct pollfd watch[2] = {{.fd = builder.watch_fd, .events = POLLIN},
+				  {.fd = s->watch_fd, .events = POLLIN}};
 	while (builder.watch_fd >= 0 && !watch[0].revents && !check_ended(s))
 		poll(watch, 2, s->watch_fd < 0 ? OVM_RT_DRAIN_MS : -1);
 	if (s->ended) {
 		ovm_builder_close(&builder);
-		return ovm_fail(ctx, OVM_E_GONE, "the program ended before its overlays were built");
+		return ovm_fail(ctx, OVM_E_GONE,
+				"the program ended before its overlays were built");
 	}
 	rc = ovm_builder_result(ctx, &builder, &s->map, &s->built);
 	s->has_built = rc == 0;
@@ -207,7 +218,8 @@ static void optimize(struct ovm_ctx *ctx, struct session *s)
 	}
 	if (rc == 0)
 		rc = ovm_install(ctx, &s->tracee, &s->map, &s->built,
-				 (int)or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS), &installed);
+				 (int)or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS),
+				 &installed);
 	if (rc)
 		explain_failure(s, ctx, rc);
 	else
@@ -221,7 +233,8 @@ static void save(struct ovm_ctx *ctx, struct session *s, const struct ovm_profil
 	if (s->opts->save_profile && profile)
 		rc = ovm_profile_save(ctx, profile, s->opts->save_profile);
 	if (rc == 0 && s->opts->report)
-		rc = ovm_live_report(ctx, s->opts->report, s->result, s->has_built ? &s->built : NULL, profile);
+		rc = ovm_live_report(ctx, s->opts->report, s->result,
+				     s->has_built ? &s->built : NULL, profile);
 	if (rc) {
 		snprintf(s->warning, sizeof(s->warning), "%s", ctx->msg);
 		s->warning_err = (enum ovm_err)rc;
@@ -239,8 +252,8 @@ static void close_session(struct session *s)
 		close(s->watch_fd);
 }
 
-int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, char *const argv[], struct ovm_session_result *result,
-		    int *exit_status)
+int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, char *const argv[],
+		    struct ovm_session_result *result, int *exit_status)
 {
 	struct ovm_launch launch;
 	*result = (struct ovm_session_result){0};

@@ -1,11 +1,12 @@
 /* From "this module got so many samples" to a proved overlay for exactly this process.
  *
- * Offline the file is all there is. Live, what counts is the memory: a probe, another patcher or text relocations may have
- * changed code that the file shows unchanged. So the engine works on the file, and afterwards every region it copied is compared
- * with memory; if one differs (rare) it is refused and the engine runs again.
+ * Offline the file is all there is. Live, what counts is the memory: a probe, another patcher or
+ * text relocations may have changed code that the file shows unchanged. So the engine works on the
+ * file, and afterwards every region it copied is compared with memory; if one differs (rare) it is
+ * refused and the engine runs again.
  *
- * Left alone as a whole: ld.so (it is what resolves calls), the unwinder (it looks at its own frames), images of runtimes that look
- * frames up by return address, images already rewritten.
+ * Left alone as a whole: ld.so (it is what resolves calls), the unwinder (it looks at its own
+ * frames), images of runtimes that look frames up by return address, images already rewritten.
  */
 #define OVM_LOG_DOMAIN "target"
 #include "runtime/target.h"
@@ -18,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- choosing ---------------------------------------------------------------------------------------------- */
+/* --- choosing
+ * ---------------------------------------------------------------------------------------------- */
 
 static const char *base_name(const char *path)
 {
@@ -28,7 +30,8 @@ static const char *base_name(const char *path)
 
 static bool is_system_part(const struct ovm_live_module *module)
 {
-	static const char *const prefixes[] = {"ld-linux", "ld-2.", "ld.so", "ld-musl", "libgcc_s.", "libunwind"};
+	static const char *const prefixes[] = {"ld-linux", "ld-2.",	"ld.so",
+					       "ld-musl",  "libgcc_s.", "libunwind"};
 	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
 		if (!strncmp(base_name(module->path), prefixes[i], strlen(prefixes[i])))
 			return true;
@@ -37,9 +40,11 @@ static bool is_system_part(const struct ovm_live_module *module)
 
 static bool is_wanted(const struct ovm_target_opts *opts, const char *path)
 {
-	if (opts->only && fnmatch(opts->only, path, 0) != 0 && fnmatch(opts->only, base_name(path), 0) != 0)
+	if (opts->only && fnmatch(opts->only, path, 0) != 0 &&
+	    fnmatch(opts->only, base_name(path), 0) != 0)
 		return false;
-	return !opts->skip || (fnmatch(opts->skip, path, 0) != 0 && fnmatch(opts->skip, base_name(path), 0) != 0);
+	return !opts->skip ||
+	       (fnmatch(opts->skip, path, 0) != 0 && fnmatch(opts->skip, base_name(path), 0) != 0);
 }
 
 /* The only live module of that path; NULL if there is none or the file is mapped twice. */
@@ -64,21 +69,24 @@ static int by_samples(const void *a, const void *b)
 	return (x->module->lo.v > y->module->lo.v) - (x->module->lo.v < y->module->lo.v);
 }
 
-void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile *profile, const struct ovm_target_opts *opts,
-			ovm_targets *out)
+void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile *profile,
+			const struct ovm_target_opts *opts, ovm_targets *out)
 {
 	for (uint32_t i = 0; i < profile->modules.n; i++) {
 		const struct ovm_prof_module *prof = &profile->modules.v[i];
 		uint64_t n = ovm_prof_module_samples(prof);
-		const struct ovm_live_module *module = prof->path ? live_module(map, prof->path) : NULL;
+		const struct ovm_live_module *module =
+		    prof->path ? live_module(map, prof->path) : NULL;
 		if (!module || !n || is_system_part(module) || !is_wanted(opts, module->path))
 			continue;
 		if (!opts->uniform &&
 		    (n < opts->min_samples || n * OVM_RT_MODULE_SHARE < profile->n_samples)) {
-			ovm_log(OVM_LOG_INFO, "%s: %llu samples, left alone", module->path, (unsigned long long)n);
+			ovm_log(OVM_LOG_INFO, "%s: %llu samples, left alone", module->path,
+				(unsigned long long)n);
 			continue;
 		}
-		ovm_vec_push(out, (struct ovm_target){.module = module, .profile = prof, .n_samples = n});
+		ovm_vec_push(
+		    out, (struct ovm_target){.module = module, .profile = prof, .n_samples = n});
 	}
 	if (out->n)
 		qsort(out->v, out->n, sizeof(out->v[0]), by_samples);
@@ -86,34 +94,41 @@ void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile 
 		out->n = OVM_RT_MAX_MODULES;
 }
 
-/* --- what must be left out beforehand ------------------------------------------------------------------------- */
+/* --- what must be left out beforehand
+ * ------------------------------------------------------------------------- */
 
-/* Can the region be on the stack of a throw, a backtrace or a cancellation? Only if it calls, or handles exceptions. */
-static bool is_leaf(struct ovm_decoder *dec, const struct ovm_image *image, const struct ovm_region *region, ovm_insns *scratch)
+/* Can the region be on the stack of a throw, a backtrace or a cancellation? Only if it calls, or
+ * handles exceptions. */
+static bool is_leaf(struct ovm_decoder *dec, const struct ovm_image *image,
+		    const struct ovm_region *region, ovm_insns *scratch)
 {
 	enum ovm_refusal why;
 	scratch->n = 0;
 	if (region->lsda.v || ovm_decode_range(dec, image, region->lo, region->hi, scratch, &why))
 		return false;
 	for (uint32_t i = 0; i < scratch->n; i++)
-		if (scratch->v[i].kind == OVM_INSN_CALL || scratch->v[i].kind == OVM_INSN_CALL_IND ||
+		if (scratch->v[i].kind == OVM_INSN_CALL ||
+		    scratch->v[i].kind == OVM_INSN_CALL_IND ||
 		    scratch->v[i].kind == OVM_INSN_SYSCALL)
 			return false;
 	return true;
 }
 
 /* Mark regions that must not be copied in this process. NULL if there are none. */
-static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_target *target,
-		       const struct ovm_unwindhook *hook, uint64_t bias)
+static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		       const struct ovm_target *target, const struct ovm_unwindhook *hook,
+		       uint64_t bias)
 {
 	struct ovm_regions regions = {0};
-	if ((hook && hook->module != target->module) || ovm_regions_build(ctx, target->image, &regions))
+	if ((hook && hook->module != target->module) ||
+	    ovm_regions_build(ctx, target->image, &regions))
 		return NULL;
 	bool *skip = ovm_alloc_array(regions.v.n, sizeof(bool));
 	ovm_insns scratch = {0};
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		if (hook)
-			skip[i] = ovm_va_in(ovm_rta_to_va(hook->function, bias), regions.v.v[i].lo, regions.v.v[i].hi);
+			skip[i] = ovm_va_in(ovm_rta_to_va(hook->function, bias), regions.v.v[i].lo,
+					    regions.v.v[i].hi);
 		else
 			skip[i] = !is_leaf(dec, target->image, &regions.v.v[i], &scratch);
 	ovm_vec_free(&scratch);
@@ -121,9 +136,11 @@ static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struc
 	return skip;
 }
 
-/* --- memory against file ------------------------------------------------------------------------------------- */
+/* --- memory against file
+ * ------------------------------------------------------------------------------------- */
 
-static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *image, uint64_t bias, ovm_va lo, ovm_va hi)
+static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *image,
+		       uint64_t bias, ovm_va lo, ovm_va hi)
 {
 	enum { CHUNK = 16384 };
 	uint8_t mem[CHUNK];
@@ -131,22 +148,27 @@ static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *
 		size_t n = len - done < CHUNK ? (size_t)(len - done) : CHUNK;
 		ovm_va at = ovm_va_add(lo, (int64_t)done);
 		const uint8_t *file = ovm_image_code(image, at, n);
-		if (!file || !ovm_mem_read(tracee, ovm_va_to_rta(at, bias), mem, n) || memcmp(mem, file, n) != 0)
+		if (!file || !ovm_mem_read(tracee, ovm_va_to_rta(at, bias), mem, n) ||
+		    memcmp(mem, file, n) != 0)
 			return false;
 	}
 	return true;
 }
 
-/* Compare every copied region with memory; differing ones are added to @skip (made if NULL). Returns how many. */
-static uint32_t find_changed(const struct ovm_tracee *tracee, const struct ovm_target *target, bool **skip)
+/* Compare every copied region with memory; differing ones are added to @skip (made if NULL).
+ * Returns how many. */
+static uint32_t find_changed(const struct ovm_tracee *tracee, const struct ovm_target *target,
+			     bool **skip)
 {
 	const struct ovm_program *program = &target->engine.program;
 	uint32_t n = 0;
 	for (uint32_t c = 0; c < program->cfgs.n; c++) {
 		const struct ovm_cfg *cfg = program->cfgs.v[c];
 		for (uint32_t i = 0; cfg && i < cfg->n_regions; i++) {
-			const struct ovm_region *region = &target->engine.regions.v.v[cfg->regions[i]];
-			if (same_bytes(tracee, target->image, target->module->bias, region->lo, region->hi))
+			const struct ovm_region *region =
+			    &target->engine.regions.v.v[cfg->regions[i]];
+			if (same_bytes(tracee, target->image, target->module->bias, region->lo,
+				       region->hi))
 				continue;
 			if (!*skip)
 				*skip = ovm_alloc_array(target->engine.regions.v.n, sizeof(bool));
@@ -157,7 +179,9 @@ static uint32_t find_changed(const struct ovm_tracee *tracee, const struct ovm_t
 	return n;
 }
 
-/* --- building ------------------------------------------------------------------------------------------------ */
+/* --- building
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int refuse(struct ovm_ctx *ctx, const struct ovm_target *target, const char *why)
 {
@@ -190,8 +214,9 @@ static uint64_t room_for(const struct ovm_image *image)
 	return 2 * code + OVM_RT_ROOM_EXTRA;
 }
 
-int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee, struct ovm_livemap *map,
-		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts, struct ovm_target *target)
+int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee,
+		     struct ovm_livemap *map, const struct ovm_unwindhook *hook,
+		     const struct ovm_target_opts *opts, struct ovm_target *target)
 {
 	ctx->msg[0] = '\0';
 	int rc = open_image(ctx, target);
@@ -204,19 +229,21 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct 
 	bool *skip = skip_list(ctx, dec, target, hook, bias);
 	for (unsigned attempt = 0; attempt < 2; attempt++) {
 		struct ovm_engine_opts engine_opts = {
-			.share = 1.0,
-			.uniform = opts->uniform,
-			.is_live = true,
-			.skip_region = skip,
-			.layout = {.order = OVM_ORDER_CDSORT},
-			.base = ovm_rta_to_va(target->at, bias),
+		    .share = 1.0,
+		    .uniform = opts->uniform,
+		    .is_live = true,
+		    .skip_region = skip,
+		    .layout = {.order = OVM_ORDER_CDSORT},
+		    .base = ovm_rta_to_va(target->at, bias),
 		};
 		ovm_engine_fini(&target->engine);
-		rc = ovm_engine_run(ctx, dec, target->image, target->profile, &engine_opts, &target->engine);
+		rc = ovm_engine_run(ctx, dec, target->image, target->profile, &engine_opts,
+				    &target->engine);
 		uint32_t changed = rc ? 0 : find_changed(tracee, target, &skip);
 		if (!changed)
 			break;
-		ovm_log(OVM_LOG_INFO, "%s: %u regions differ from the file", target->module->path, changed);
+		ovm_log(OVM_LOG_INFO, "%s: %u regions differ from the file", target->module->path,
+			changed);
 		rc = refuse(ctx, target, ovm_refusal_text(OVM_REFUSE_CHANGED));
 	}
 	free(skip);

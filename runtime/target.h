@@ -1,35 +1,39 @@
 #ifndef OVM_TARGET_H
 #define OVM_TARGET_H
-/* One module of the process as a target of optimization: chosen from the profile, built into an overlay. */
+/* One module of the process as a target of optimization: chosen from the profile, built into an
+ * overlay. */
 #include "profiler/profile.h"
 #include "rewriter/engine.h"
 #include "runtime/livemap.h"
 #include "runtime/unwindhook.h"
 
 struct ovm_target_opts {
-	uint64_t min_samples;    /* of a module; fewer: left alone */
-	bool uniform;            /* copy every region of every module that has samples */
+	uint64_t min_samples;	 /* of a module; fewer: left alone */
+	bool uniform;		 /* copy every region of every module that has samples */
 	const char *only, *skip; /* globs over paths, NULL: none */
 };
 
 struct ovm_target {
-	const struct ovm_live_module *module; /* borrowed from the map */
-	const struct ovm_prof_module *profile;/* borrowed */
+	const struct ovm_live_module *module;  /* borrowed from the map */
+	const struct ovm_prof_module *profile; /* borrowed */
 	uint64_t n_samples;
 	struct ovm_image *image;
 	struct ovm_engine engine;
-	ovm_rta at;                           /* where the overlay will be */
+	ovm_rta at; /* where the overlay will be */
 };
 typedef OVM_VEC(struct ovm_target) ovm_targets;
 
-/* Modules of the process worth optimizing, most samples first. Left out: ld.so, unwinders, what the profile hardly saw. */
-void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile *profile, const struct ovm_target_opts *opts,
-			ovm_targets *out);
+/* Modules of the process worth optimizing, most samples first. Left out: ld.so, unwinders, what the
+ * profile hardly saw. */
+void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile *profile,
+			const struct ovm_target_opts *opts, ovm_targets *out);
 
-/* Choose a place (reserved in @map), run the engine for it. @hook: NULL if no unwinder could be hooked: only leaf regions then. Regions
- * whose bytes in the target's memory are not the file's are refused. OVM_REFUSED (message in ctx) or a failure: nothing to install. */
-int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee, struct ovm_livemap *map,
-		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts, struct ovm_target *target);
+/* Choose a place (reserved in @map), run the engine for it. @hook: NULL if no unwinder could be
+ * hooked: only leaf regions then. Regions whose bytes in the target's memory are not the file's are
+ * refused. OVM_REFUSED (message in ctx) or a failure: nothing to install. */
+int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee,
+		     struct ovm_livemap *map, const struct ovm_unwindhook *hook,
+		     const struct ovm_target_opts *opts, struct ovm_target *target);
 void ovm_target_fini(struct ovm_target *target);
 
 #endif

@@ -1,16 +1,18 @@
 /* Stopping a process with many threads, from outside, so that nobody notices.
  *
- *   seize + interrupt every thread in /proc/PID/task      a thread cloned meanwhile is either in a later listing, or
- *   wait until each has reported a stop                   the kernel attached it to us (PTRACE_O_TRACECLONE)
- *   again, until a listing shows nobody new
+ *   seize + interrupt every thread in /proc/PID/task      a thread cloned meanwhile is either in a
+ * later listing, or wait until each has reported a stop                   the kernel attached it to
+ * us (PTRACE_O_TRACECLONE) again, until a listing shows nobody new
  *
- * What a thread may report instead of our interrupt: a signal it was about to get (kept, handed over at the detach), job
- * control's stop (it stays stopped after the detach), its exit. One that reports nothing is in vfork or in
- * uninterruptible sleep: after the timeout everyone is let go and it stays seized until it does report, which
- * ovm_tracee_service waits for.
+ * What a thread may report instead of our interrupt: a signal it was about to get (kept, handed
+ * over at the detach), job control's stop (it stays stopped after the detach), its exit. One that
+ * reports nothing is in vfork or in uninterruptible sleep: after the timeout everyone is let go and
+ * it stays seized until it does report, which ovm_tracee_service waits for.
  *
- * Only rip is ever written, by PTRACE_POKEUSER, so FPU, vector and orig_rax state (system call restart) stay the kernel's.
- * Cost: 25-35 us for one thread, some ms for hundreds of running ones, because each must be scheduled to stop.
+ * Only rip is ever written, by PTRACE_POKEUSER, so FPU, vector and orig_rax state (system call
+ * restart) stay the kernel's. One exception: epoll_wait and some others end with EINTR when a
+ * tracer stops them; these are told to restart. Cost: 25-35 us for one thread, some ms for hundreds
+ * of running ones, because each must be scheduled to stop.
  */
 #define OVM_LOG_DOMAIN "tracee"
 #include "runtime/tracee.h"
@@ -31,8 +33,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* From the kernel's sched.h: workers of io_uring and vhost are listed as threads but never run user code. */
+/* From the kernel's sched.h: workers of io_uring and vhost are listed as threads but never run user
+ * code. */
 enum { PF_IO_WORKER_BIT = 0x10, PF_USER_WORKER_BIT = 0x4000 };
+
+/* The kernel's own error numbers for "restart this system call". */
+enum { RESTART_SYS = -512, RESTART_NOINTR = -513, RESTART_NOHAND = -514, RESTART_BLOCK = -516 };
 
 /* PTRACE_GET_RSEQ_CONFIGURATION (5.13) and the field rseq_cs of struct rseq. */
 enum { RSEQ_CONFIGURATION = 0x420f, RSEQ_CS_OFFSET = 8 };
@@ -44,7 +50,9 @@ double ovm_now_ms(void)
 	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
 }
 
-/* --- /proc -------------------------------------------------------------------------------------------------- */
+/* --- /proc
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static size_t read_proc(const char *name, char *buf, size_t size)
 {
@@ -114,7 +122,8 @@ uint32_t ovm_tracee_tids(pid_t pid, pid_t **tids)
 	return found.n;
 }
 
-/* A child of @pid that runs in the same memory (vfork, posix_spawn, CLONE_VM): it would run code we change. */
+/* A child of @pid that runs in the same memory (vfork, posix_spawn, CLONE_VM): it would run code we
+ * change. */
 static pid_t sharer(pid_t pid)
 {
 	pid_t *tids, found = 0;
@@ -144,28 +153,35 @@ int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid)
 		return ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)pid);
 	long tracer = status_field(buf, "\nTracerPid:", 0);
 	if (tracer > 0 && tracer != getpid())
-		return ovm_fail(ctx, OVM_E_TARGET, "process %d is traced by process %ld: detach it first",
-				(int)pid, tracer);
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"process %d is traced by process %ld: detach it first", (int)pid,
+				tracer);
 	if (status_field(buf, "\nUid:", 0) != status_field(buf, "\nUid:", 1) ||
 	    status_field(buf, "\nGid:", 0) != status_field(buf, "\nGid:", 1))
-		return ovm_fail(ctx, OVM_E_TARGET, "process %d is a set-id program: left alone", (int)pid);
-	if (status_field(buf, "\nSeccomp:", 0) > 0)
-		return ovm_fail(ctx, OVM_E_TARGET,
-				"process %d has a seccomp filter, which could kill it for our mmap: left alone",
+		return ovm_fail(ctx, OVM_E_TARGET, "process %d is a set-id program: left alone",
 				(int)pid);
+	if (status_field(buf, "\nSeccomp:", 0) > 0)
+		return ovm_fail(
+		    ctx, OVM_E_TARGET,
+		    "process %d has a seccomp filter, which could kill it for our mmap: left alone",
+		    (int)pid);
 	if (strstr(buf, "\nx86_Thread_features:") && strstr(buf, "shstk"))
-		ovm_log(OVM_LOG_DEBUG, "process %d uses a shadow stack: fine, no return address is changed",
+		ovm_log(OVM_LOG_DEBUG,
+			"process %d uses a shadow stack: fine, no return address is changed",
 			(int)pid);
 	pid_t other = sharer(pid);
 	if (other)
-		return ovm_fail(ctx, OVM_E_TARGET, "process %d shares the memory of process %d: left alone",
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"process %d shares the memory of process %d: left alone",
 				(int)other, (int)pid);
 	return 0;
 }
 
-/* --- one thread --------------------------------------------------------------------------------------------- */
+/* --- one thread
+ * --------------------------------------------------------------------------------------------- */
 
-/* Seize and interrupt @tid and list it as PENDING. 0; 1: nothing to do for it (gone, a worker); else a failure. */
+/* Seize and interrupt @tid and list it as PENDING. 0; 1: nothing to do for it (gone, a worker);
+ * else a failure. */
 static int seize(struct ovm_ctx *ctx, struct ovm_tracee *t, pid_t tid)
 {
 	if (ptrace(PTRACE_SEIZE, tid, 0, (void *)(long)PTRACE_O_TRACECLONE) < 0) {
@@ -177,11 +193,14 @@ static int seize(struct ovm_ctx *ctx, struct ovm_tracee *t, pid_t tid)
 			return 1;
 		if (tracer != getpid()) {
 			if (tracer > 0)
-				return ovm_fail(ctx, OVM_E_TARGET, "thread %d is traced by process %ld",
-						(int)tid, tracer);
-			return ovm_fail_errno(ctx, OVM_E_PERM, err, "cannot trace thread %d", (int)tid);
+				return ovm_fail(ctx, OVM_E_TARGET,
+						"thread %d is traced by process %ld", (int)tid,
+						tracer);
+			return ovm_fail_errno(ctx, OVM_E_PERM, err, "cannot trace thread %d",
+					      (int)tid);
 		}
-		/* ours already: cloned by a seized thread (stops by itself), or left over from an earlier attempt */
+		/* ours already: cloned by a seized thread (stops by itself), or left over from an
+		 * earlier attempt */
 	}
 	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
 	ovm_vec_push(&t->threads, (struct ovm_thread){.tid = tid, .state = OVM_THREAD_PENDING});
@@ -196,13 +215,45 @@ static bool is_listed(const struct ovm_tracee *t, pid_t tid)
 	return false;
 }
 
-/* Thread @tid reports that it cloned: the kernel has attached the new thread to us, so it is ours to let go. */
+/* Thread @tid reports that it cloned: the kernel has attached the new thread to us, so it is ours
+ * to let go. */
 static void adopt_clone(struct ovm_tracee *t, pid_t tid)
 {
 	unsigned long child = 0;
 	if (ptrace(PTRACE_GETEVENTMSG, tid, 0, &child) == 0 && child && !is_listed(t, (pid_t)child))
 		ovm_vec_push(&t->threads,
 			     (struct ovm_thread){.tid = (pid_t)child, .state = OVM_THREAD_PENDING});
+}
+
+/* System calls that the kernel ends with EINTR for any interruption, also one without a signal (man
+ * 7 signal, "stop signals"), and that have done nothing when they end so. */
+static bool is_quietly_restartable(uint64_t nr)
+{
+	static const uint16_t calls[] = {
+	    SYS_epoll_wait,   SYS_epoll_pwait,	 SYS_epoll_pwait2,
+	    SYS_semop,	      SYS_semtimedop,	 SYS_rt_sigtimedwait,
+	    SYS_io_getevents, SYS_io_pgetevents, SYS_io_uring_enter,
+	    SYS_read,	      SYS_write,	 SYS_readv,
+	    SYS_writev,	      SYS_recvfrom,	 SYS_recvmsg,
+	    SYS_recvmmsg,     SYS_sendto,	 SYS_sendmsg,
+	    SYS_sendmmsg,     SYS_accept,	 SYS_accept4,
+	};
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		if (calls[i] == nr)
+			return true;
+	return false;
+}
+
+/* Our stop must not show: a call that it ended is made one that the kernel restarts unless a
+ * handler runs. One write of one register; without it the program would see EINTR, which it must
+ * expect anyway. */
+static void hide_interruption(pid_t tid)
+{
+	struct user_regs_struct regs;
+	if (ptrace(PTRACE_GETREGS, tid, 0, &regs) == 0 && (int64_t)regs.rax == -EINTR &&
+	    is_quietly_restartable(regs.orig_rax))
+		ptrace(PTRACE_POKEUSER, tid, (void *)offsetof(struct user, regs.rax),
+		       (void *)(long)RESTART_NOHAND);
 }
 
 /* Has thread number @idx stopped or ended? Never blocks. */
@@ -226,14 +277,17 @@ static void poll_thread(struct ovm_tracee *t, uint32_t idx)
 		return;
 	}
 	thread->state = OVM_THREAD_STOPPED;
-	thread->signal = status >> 16 ? 0 : WSTOPSIG(status); /* an event's stop carries no signal */
+	hide_interruption(thread->tid);
+	thread->signal =
+	    status >> 16 ? 0 : WSTOPSIG(status); /* an event's stop carries no signal */
 	if (status >> 16 == PTRACE_EVENT_CLONE)
 		adopt_clone(t, thread->tid); /* may move threads.v */
 }
 
 static void detach(struct ovm_thread *thread)
 {
-	if (ptrace(PTRACE_DETACH, thread->tid, 0, (void *)(long)thread->signal) < 0 && errno != ESRCH)
+	if (ptrace(PTRACE_DETACH, thread->tid, 0, (void *)(long)thread->signal) < 0 &&
+	    errno != ESRCH)
 		ovm_log(OVM_LOG_WARN, "detach %d: %s", (int)thread->tid, strerror(errno));
 	thread->state = OVM_THREAD_FREE;
 	thread->signal = 0;
@@ -304,7 +358,9 @@ static int after_stop(struct ovm_ctx *ctx, struct ovm_tracee *t)
 	return ovm_tracee_open_mem(ctx, t);
 }
 
-/* --- public -------------------------------------------------------------------------------------------------- */
+/* --- public
+ * --------------------------------------------------------------------------------------------------
+ */
 
 void ovm_tracee_init(struct ovm_tracee *tracee, pid_t pid)
 {
@@ -328,8 +384,8 @@ int ovm_tracee_open_mem(struct ovm_ctx *ctx, struct ovm_tracee *tracee)
 	int fd = open(name, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT || errno == ESRCH
-			       ? ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid)
-			       : ovm_fail_errno(ctx, OVM_E_PERM, errno, "%s", name);
+			   ? ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid)
+			   : ovm_fail_errno(ctx, OVM_E_PERM, errno, "%s", name);
 	if (tracee->mem_fd >= 0)
 		close(tracee->mem_fd);
 	tracee->mem_fd = fd;
@@ -343,7 +399,8 @@ int ovm_tracee_stop_one(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t ti
 	if (rc > 0)
 		return ovm_fail(ctx, OVM_E_GONE, "thread %d has ended", (int)tid);
 	if (rc == 0 && !collect(tracee, ovm_now_ms() + timeout_ms))
-		rc = ovm_fail(ctx, OVM_E_TARGET, "thread %d did not stop within %d ms", (int)tid, timeout_ms);
+		rc = ovm_fail(ctx, OVM_E_TARGET, "thread %d did not stop within %d ms", (int)tid,
+			      timeout_ms);
 	if (rc == 0)
 		rc = after_stop(ctx, tracee);
 	if (rc)
@@ -365,7 +422,8 @@ int ovm_tracee_stop_all(struct ovm_ctx *ctx, struct ovm_tracee *tracee, int time
 		if (!collect(tracee, deadline)) {
 			rc = ovm_fail(ctx, OVM_E_TARGET,
 				      "%u of %u threads of process %d did not stop within %d ms",
-				      count_pending(tracee), tracee->threads.n, (int)tracee->pid, timeout_ms);
+				      count_pending(tracee), tracee->threads.n, (int)tracee->pid,
+				      timeout_ms);
 			break;
 		}
 		if (tracee->ended)
@@ -402,7 +460,8 @@ bool ovm_tracee_regs(struct ovm_thread *thread)
 
 bool ovm_tracee_set_pc(struct ovm_thread *thread, ovm_rta pc)
 {
-	if (ptrace(PTRACE_POKEUSER, thread->tid, (void *)offsetof(struct user, regs.rip), (void *)pc.v) < 0)
+	if (ptrace(PTRACE_POKEUSER, thread->tid, (void *)offsetof(struct user, regs.rip),
+		   (void *)pc.v) < 0)
 		return false;
 	thread->regs.rip = pc.v;
 	return true;
@@ -413,7 +472,25 @@ bool ovm_thread_restarts(const struct ovm_thread *thread)
 	if ((int64_t)thread->regs.orig_rax < 0)
 		return false;
 	int64_t rax = (int64_t)thread->regs.rax;
-	return rax == -512 || rax == -513 || rax == -514 || rax == -516; /* ERESTARTSYS, NOINTR, NOHAND, RESTARTBLOCK */
+	return rax == RESTART_SYS || rax == RESTART_NOINTR || rax == RESTART_NOHAND ||
+	       rax == RESTART_BLOCK;
+}
+
+/* A signal set of a status file: 16 hexadecimal digits after the key. */
+static uint64_t status_mask(const char *status, const char *key)
+{
+	const char *p = strstr(status, key);
+	return p ? strtoull(p + strlen(key), NULL, 16) : 0;
+}
+
+bool ovm_thread_expects_signal(const struct ovm_tracee *tracee, const struct ovm_thread *thread)
+{
+	char name[64], buf[4096];
+	snprintf(name, sizeof(name), "/proc/%d/task/%d/status", (int)tracee->pid, (int)thread->tid);
+	if (thread->signal || !read_proc(name, buf, sizeof(buf)))
+		return true;
+	uint64_t pending = status_mask(buf, "\nSigPnd:") | status_mask(buf, "\nShdPnd:");
+	return pending & ~status_mask(buf, "\nSigBlk:");
 }
 
 bool ovm_thread_in_rseq(const struct ovm_tracee *tracee, const struct ovm_thread *thread)
@@ -422,10 +499,15 @@ bool ovm_thread_in_rseq(const struct ovm_tracee *tracee, const struct ovm_thread
 		uint64_t abi_pointer;
 		uint32_t abi_size, signature, flags, pad;
 	} config = {0};
-	uint64_t cs = 0, fields[3]; /* of struct rseq_cs: (version, flags), start_ip, post_commit_offset */
-	if (ptrace((enum __ptrace_request)RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(config), &config) < 0 || !config.abi_pointer)
+	uint64_t cs = 0,
+		 fields[3]; /* of struct rseq_cs: (version, flags), start_ip, post_commit_offset */
+	if (ptrace((enum __ptrace_request)RSEQ_CONFIGURATION, thread->tid, (void *)sizeof(config),
+		   &config) < 0 ||
+	    !config.abi_pointer)
 		return false;
-	if (!ovm_mem_read(tracee, ovm_rta_of(config.abi_pointer + RSEQ_CS_OFFSET), &cs, sizeof(cs)) || !cs)
+	if (!ovm_mem_read(tracee, ovm_rta_of(config.abi_pointer + RSEQ_CS_OFFSET), &cs,
+			  sizeof(cs)) ||
+	    !cs)
 		return false;
 	if (!ovm_mem_read(tracee, ovm_rta_of(cs), fields, sizeof(fields)))
 		return true;
@@ -435,7 +517,8 @@ bool ovm_thread_in_rseq(const struct ovm_tracee *tracee, const struct ovm_thread
 bool ovm_mem_read(const struct ovm_tracee *tracee, ovm_rta at, void *to, size_t n)
 {
 	for (size_t done = 0; done < n;) {
-		ssize_t got = pread(tracee->mem_fd, (char *)to + done, n - done, (off_t)(at.v + done));
+		ssize_t got =
+		    pread(tracee->mem_fd, (char *)to + done, n - done, (off_t)(at.v + done));
 		if (got <= 0)
 			return false;
 		done += (size_t)got;
@@ -446,7 +529,8 @@ bool ovm_mem_read(const struct ovm_tracee *tracee, ovm_rta at, void *to, size_t 
 bool ovm_mem_write(const struct ovm_tracee *tracee, ovm_rta at, const void *from, size_t n)
 {
 	for (size_t done = 0; done < n;) {
-		ssize_t got = pwrite(tracee->mem_fd, (const char *)from + done, n - done, (off_t)(at.v + done));
+		ssize_t got = pwrite(tracee->mem_fd, (const char *)from + done, n - done,
+				     (off_t)(at.v + done));
 		if (got <= 0)
 			return false;
 		done += (size_t)got;

@@ -3,21 +3,26 @@
 /* The constants of a live session, with what they were chosen by. */
 
 enum {
-	OVM_RT_SAMPLE_MS = 1500,        /* CPU time of the program to sample: some 6000 samples at 4 kHz, patch in by 3 s */
-	OVM_RT_FREQUENCY = 3989,        /* Hz; four times what `record` takes, because there is so little time */
-	OVM_RT_SAMPLE_GIVE_UP = 4,      /* times that: a program with few samples by then runs in the kernel */
-	OVM_RT_DRAIN_MS = 50,           /* between two drains of the sampler; its rings hold 100 ms and more */
-	OVM_RT_MIN_SAMPLES = 300,       /* of all modules: fewer say nothing about blocks */
+	OVM_RT_SAMPLE_MS = 1500, /* CPU time of the program to sample: some 6000 samples at 4 kHz,
+				    patch in by 3 s */
+	OVM_RT_FREQUENCY =
+	    3989, /* Hz; four times what `record` takes, because there is so little time */
+	OVM_RT_SAMPLE_GIVE_UP =
+	    4, /* times that: a program with few samples by then runs in the kernel */
+	OVM_RT_DRAIN_MS =
+	    50, /* between two drains of the sampler; its rings hold 100 ms and more */
+	OVM_RT_MIN_SAMPLES = 300, /* of all modules: fewer say nothing about blocks */
 	OVM_RT_MIN_MODULE_SAMPLES = 100,
-	OVM_RT_MODULE_SHARE = 50,       /* a module with less than 1/50 of the samples is left alone */
+	OVM_RT_MODULE_SHARE = 50, /* a module with less than 1/50 of the samples is left alone */
 	OVM_RT_MAX_MODULES = 12,
-	OVM_RT_ROOM_EXTRA = 4 << 20,    /* bytes of address space reserved beyond twice the code */
-	OVM_RT_REMOTE_MS = 3000,        /* waiting for a thread that runs user code */
-	OVM_RT_MAX_PAUSE_MS = 100,      /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
+	OVM_RT_ROOM_EXTRA = 4 << 20, /* bytes of address space reserved beyond twice the code */
+	OVM_RT_REMOTE_MS = 3000,     /* waiting for a thread that runs user code */
+	OVM_RT_MAX_PAUSE_MS =
+	    100, /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
 	OVM_RT_STOP_ATTEMPTS = 5,
-	OVM_RT_RETRY_MS = 200,          /* after an attempt that did not stop everybody (vfork, disk) */
-	OVM_RT_PENDING_MS = 3000,       /* a thread that does not report at all: no more attempts */
-	OVM_RT_SERVICE_MS = 5,          /* while one is in that state: how often to look */
+	OVM_RT_RETRY_MS = 200,	  /* after an attempt that did not stop everybody (vfork, disk) */
+	OVM_RT_PENDING_MS = 3000, /* a thread that does not report at all: no more attempts */
+	OVM_RT_SERVICE_MS = 5,	  /* while one is in that state: how often to look */
 };
 
 #endif

@@ -13,14 +13,14 @@ cat >children.c <<'EOP'
 extern char **environ;
 static long now_ms(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000 + t.tv_nsec / 1000000; }
 __attribute__((noinline)) static unsigned step(unsigned x) { return x % 3 ? x * 1103515245u + 12345u : x / 3 + 7; }
-__attribute__((noinline)) static unsigned run(void) { unsigned x = 1, sum = 0; for (int i = 0; i < 50000; i++) { x = step(x); sum += x; } return sum; }
+__attribute__((noipa)) static unsigned run(void) { unsigned x = 1, sum = 0; for (int i = 0; i < 50000; i++) { x = step(x); sum += x; } return sum; }
 static int status_of(pid_t pid) { int s = -1; return pid > 0 && waitpid(pid, &s, 0) == pid && WIFEXITED(s) ? WEXITSTATUS(s) : 99; }
 int main(int argc, char **argv)
 {
 	unsigned want = run();
 	long bad = 0;
 	for (long until = now_ms() + atoi(argv[1]), i = 0; now_ms() < until; i++) {
-		for (int k = 0; k < 5; k++) bad += run() != want;
+		for (int k = 0; k < 60; k++) bad += run() != want;
 		pid_t pid = fork();
 		if (pid == 0) _exit(run() == want ? 3 : 1);
 		bad += status_of(pid) != 3;

@@ -16,7 +16,7 @@ cat >prog.cpp <<'EOP'
 #include <unistd.h>
 static long now_ms() { timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000 + t.tv_nsec / 1000000; }
 __attribute__((noinline)) static unsigned step(unsigned x) { if (x % 1009 == 0) throw std::runtime_error("x"); return x % 3 ? x * 1103515245u + 12345u : x / 3 + 7; }
-__attribute__((noinline)) static unsigned run(unsigned x)
+__attribute__((noipa)) static unsigned run(unsigned x)
 {
 	unsigned sum = 0;
 	for (int i = 0; i < 20000; i++)

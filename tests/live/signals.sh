@@ -21,7 +21,7 @@ static sigjmp_buf env;
 static volatile int armed;
 static void on_timer(int s) { (void)s; unsigned x = 9; for (int i = 0; i < 300; i++) x = step(x); in_handler = x; n_signals++; }
 static void on_user(int s) { (void)s; if (armed) { armed = 0; siglongjmp(env, 1); } }
-static unsigned run(void) { unsigned x = 1, sum = 0; for (int i = 0; i < 20000; i++) { x = step(x); sum += x; } return sum; }
+__attribute__((noipa)) static unsigned run(void) { unsigned x = 1, sum = 0; for (int i = 0; i < 20000; i++) { x = step(x); sum += x; } return sum; }
 static void *killer(void *arg)
 {
 	pthread_t t = *(pthread_t *)arg;

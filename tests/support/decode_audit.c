@@ -1,5 +1,6 @@
-/* Developer's tool: decode every region of the files given and compare with Zydis: lengths, control flow, displacement
- * fields, registers and flags read and written. Prints one example of each kind of difference, and the speed.
+/* Developer's tool: decode every region of the files given and compare with Zydis: lengths, control
+ * flow, displacement fields, registers and flags read and written. Prints one example of each kind
+ * of difference, and the speed.
  *
  *   decode_audit [-q] FILE...        -q: no comparison, only the speed
  */
@@ -12,16 +13,19 @@
 #include <time.h>
 
 static uint64_t n_bad[16];
-static const char *const names[] = {"length",	 "kind", "disp field", "target", "missing use", "missing def", "extra def",
-				    "flags use", "flags missing def", "flags extra def", "modrm"};
+static const char *const names[] = {
+    "length",	 "kind",      "disp field",	   "target",	      "missing use", "missing def",
+    "extra def", "flags use", "flags missing def", "flags extra def", "modrm"};
 
-static void bad(unsigned what, const char *path, const struct ovm_insn *insn, struct ovm_decoder *dec, const uint8_t *p, uint32_t ours,
-		uint32_t theirs)
+static void bad(unsigned what, const char *path, const struct ovm_insn *insn,
+		struct ovm_decoder *dec, const uint8_t *p, uint32_t ours, uint32_t theirs)
 {
 	char text[128];
 	if (n_bad[what]++ < 12) {
-		printf("%s: %s %#lx %s: ours %x zydis %x  kind %u\n", names[what], path, (unsigned long)insn->va.v,
-		       ovm_decoder_text(dec, p, 15, insn->va, text, sizeof(text)), ours, theirs, insn->kind);
+		printf("%s: %s %#lx %s: ours %x zydis %x  kind %u\n", names[what], path,
+		       (unsigned long)insn->va.v,
+		       ovm_decoder_text(dec, p, 15, insn->va, text, sizeof(text)), ours, theirs,
+		       insn->kind);
 	}
 }
 
@@ -33,7 +37,8 @@ static uint32_t gpr_mask(ZydisRegister reg)
 	return 0;
 }
 
-static void registers(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, uint32_t *uses, uint32_t *must, uint32_t *may)
+static void registers(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
+		      uint32_t *uses, uint32_t *must, uint32_t *may)
 {
 	*uses = *must = *may = 0;
 	for (unsigned i = 0; i < z->operand_count; i++) {
@@ -61,7 +66,10 @@ static unsigned kind_of(const ZydisDecodedInstruction *z, const ZydisDecodedOper
 	bool is_imm = z->operand_count && ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	switch (z->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
-		return z->opcode >= 0xe0 && z->opcode <= 0xe3 && z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? OVM_INSN_JCXZ : OVM_INSN_JCC;
+		return z->opcode >= 0xe0 && z->opcode <= 0xe3 &&
+			       z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT
+			   ? OVM_INSN_JCXZ
+			   : OVM_INSN_JCC;
 	case ZYDIS_CATEGORY_UNCOND_BR:
 		return is_imm ? OVM_INSN_JMP : OVM_INSN_JMP_IND;
 	case ZYDIS_CATEGORY_CALL:
@@ -75,7 +83,8 @@ static unsigned kind_of(const ZydisDecodedInstruction *z, const ZydisDecodedOper
 	}
 }
 
-static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_insn *insn, const uint8_t *p, size_t avail, ZydisDecoder *zd)
+static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_insn *insn,
+		    const uint8_t *p, size_t avail, ZydisDecoder *zd)
 {
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
@@ -88,7 +97,8 @@ static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_
 		return;
 	}
 	unsigned kind = kind_of(&z, ops);
-	if (kind != OVM_INSN_OTHER ? kind != insn->kind : insn->kind >= OVM_INSN_JMP && insn->kind <= OVM_INSN_RET)
+	if (kind != OVM_INSN_OTHER ? kind != insn->kind
+				   : insn->kind >= OVM_INSN_JMP && insn->kind <= OVM_INSN_RET)
 		bad(1, path, insn, dec, p, insn->kind, kind);
 	unsigned off = z.raw.disp.size ? z.raw.disp.offset : 0, len = z.raw.disp.size / 8;
 	for (int i = 0; i < 2; i++)
@@ -101,18 +111,25 @@ static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_
 		bad(10, path, insn, dec, p, insn->modrm_off, modrm);
 	for (unsigned i = 0; i < z.operand_count_visible; i++) {
 		ZyanU64 target;
-		bool is_rip = ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY && ops[i].mem.base == ZYDIS_REGISTER_RIP;
-		if ((is_rip || (ops[i].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[i].imm.is_relative)) &&
-		    ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&z, &ops[i], insn->va.v, &target)) && target != insn->target.v)
+		bool is_rip = ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+			      ops[i].mem.base == ZYDIS_REGISTER_RIP;
+		if ((is_rip ||
+		     (ops[i].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[i].imm.is_relative)) &&
+		    ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&z, &ops[i], insn->va.v, &target)) &&
+		    target != insn->target.v)
 			bad(3, path, insn, dec, p, (uint32_t)insn->target.v, (uint32_t)target);
 	}
-	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND || insn->kind == OVM_INSN_RET || insn->kind == OVM_INSN_SYSCALL ||
-	    insn->kind == OVM_INSN_TRAP || insn->kind == OVM_INSN_NOP || (insn->flags & OVM_INSN_OPAQUE))
+	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND ||
+	    insn->kind == OVM_INSN_RET || insn->kind == OVM_INSN_SYSCALL ||
+	    insn->kind == OVM_INSN_TRAP || insn->kind == OVM_INSN_NOP ||
+	    (insn->flags & OVM_INSN_OPAQUE))
 		return;
 	uint32_t uses, must, may;
 	registers(&z, ops, &uses, &must, &may);
-	bool is_zero = (z.mnemonic == ZYDIS_MNEMONIC_XOR || z.mnemonic == ZYDIS_MNEMONIC_SUB || z.mnemonic == ZYDIS_MNEMONIC_SBB) &&
-		       ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	bool is_zero = (z.mnemonic == ZYDIS_MNEMONIC_XOR || z.mnemonic == ZYDIS_MNEMONIC_SUB ||
+			z.mnemonic == ZYDIS_MNEMONIC_SBB) &&
+		       ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		       ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		       ops[0].reg.value == ops[1].reg.value;
 	uint32_t gprs = OVM_MASK_GPRS & ~(1u << OVM_RSP);
 	if ((uses & ~insn->uses & gprs) && !is_zero)
@@ -121,11 +138,14 @@ static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_
 		bad(5, path, insn, dec, p, insn->defs, may);
 	if (insn->defs & ~insn->uses & ~must & gprs)
 		bad(6, path, insn, dec, p, insn->defs, must);
-	const uint32_t arith = ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF | ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF | ZYDIS_CPUFLAG_OF;
+	const uint32_t arith = ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF |
+			       ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF | ZYDIS_CPUFLAG_OF;
 	uint32_t tested = 0, changed = 0;
 	if (z.cpu_flags) {
 		tested = z.cpu_flags->tested & arith;
-		changed = (z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 | z.cpu_flags->undefined) & arith;
+		changed = (z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1 |
+			   z.cpu_flags->undefined) &
+			  arith;
 	}
 	if (tested && !(insn->uses & OVM_MASK_FLAGS))
 		bad(7, path, insn, dec, p, insn->uses, tested);
@@ -157,7 +177,8 @@ int main(int argc, char **argv)
 	for (int a = 1 + is_quiet; a < argc; a++) {
 		struct ovm_image *image;
 		struct ovm_regions regions = {0};
-		if (ovm_image_open(&ctx, argv[a], &image) != 0 || ovm_regions_build(&ctx, image, &regions) != 0) {
+		if (ovm_image_open(&ctx, argv[a], &image) != 0 ||
+		    ovm_regions_build(&ctx, image, &regions) != 0) {
 			printf("%s: %s\n", argv[a], ctx.msg);
 			continue;
 		}
@@ -168,27 +189,45 @@ int main(int argc, char **argv)
 			enum ovm_refusal why;
 			insns.n = 0;
 			t0 = now();
-			int err = ovm_decode_range(dec, image, regions.v.v[r].lo, regions.v.v[r].hi, &insns, &why);
+			int err = ovm_decode_range(dec, image, regions.v.v[r].lo, regions.v.v[r].hi,
+						   &insns, &why);
 			t += now() - t0;
 			n += insns.n;
 			if (err) {
 				*(why == OVM_REFUSE_DECODE ? &n_decode : &n_special) += 1;
 				if (why != OVM_REFUSE_DECODE || n_decode < 5) {
 					char text[100];
-					ovm_va at = insns.n ? ovm_va_add(insns.v[insns.n - 1].va, why == OVM_REFUSE_DECODE ? insns.v[insns.n - 1].len : 0) : regions.v.v[r].lo;
+					ovm_va at = insns.n
+							? ovm_va_add(insns.v[insns.n - 1].va,
+								     why == OVM_REFUSE_DECODE
+									 ? insns.v[insns.n - 1].len
+									 : 0)
+							: regions.v.v[r].lo;
 					const uint8_t *p = ovm_image_at(image, at, 15);
-					printf("refused %s at %#lx %s\n", ovm_refusal_id(why), (unsigned long)at.v, p ? ovm_decoder_text(dec, p, 15, at, text, 100) : "?");
+					printf("refused %s at %#lx %s\n", ovm_refusal_id(why),
+					       (unsigned long)at.v,
+					       p ? ovm_decoder_text(dec, p, 15, at, text, 100)
+						 : "?");
 				}
 				continue;
 			}
 			for (uint32_t i = 0; i < insns.n && !is_quiet; i++) {
-				const uint8_t *p = ovm_image_at(image, insns.v[i].va, insns.v[i].len);
-				if ((insns.v[i].flags & OVM_INSN_OPAQUE) && insns.v[i].kind != OVM_INSN_TRAP && insns.v[i].kind != OVM_INSN_RET && n_opaque++ < 10) { char text[100]; puts(ovm_decoder_text(dec, p, insns.v[i].len, insns.v[i].va, text, 100)); }
+				const uint8_t *p =
+				    ovm_image_at(image, insns.v[i].va, insns.v[i].len);
+				if ((insns.v[i].flags & OVM_INSN_OPAQUE) &&
+				    insns.v[i].kind != OVM_INSN_TRAP &&
+				    insns.v[i].kind != OVM_INSN_RET && n_opaque++ < 10) {
+					char text[100];
+					puts(ovm_decoder_text(dec, p, insns.v[i].len, insns.v[i].va,
+							      text, 100));
+				}
 				compare(argv[a], dec, &insns.v[i], p, insns.v[i].len, &zd);
 			}
 		}
-		printf("%s: %u regions, %lu insns, %lu undecodable, %lu special, %lu opaque, %.3f s, %.1f M/s\n", argv[a], regions.v.n, (unsigned long)n,
-		       (unsigned long)n_decode, (unsigned long)n_special, (unsigned long)n_opaque, t, (double)n / t * 1e-6);
+		printf("%s: %u regions, %lu insns, %lu undecodable, %lu special, %lu opaque, %.3f "
+		       "s, %.1f M/s\n",
+		       argv[a], regions.v.n, (unsigned long)n, (unsigned long)n_decode,
+		       (unsigned long)n_special, (unsigned long)n_opaque, t, (double)n / t * 1e-6);
 		ovm_vec_free(&insns);
 		ovm_regions_free(&regions);
 		ovm_image_close(image);

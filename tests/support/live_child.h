@@ -1,6 +1,7 @@
 #ifndef OVM_TEST_LIVE_CHILD_H
 #define OVM_TEST_LIVE_CHILD_H
-/* A child process to experiment on: computes the same thing over and over, says so in shared memory. */
+/* A child process to experiment on: computes the same thing over and over, says so in shared
+ * memory. */
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,10 +19,12 @@ struct live_shared {
 
 static inline struct live_shared *live_shared_new(void)
 {
-	return mmap(NULL, sizeof(struct live_shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return mmap(NULL, sizeof(struct live_shared), PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 }
 
-/* Keeps many registers, flags and the red zone busy; always the same result if nobody disturbs it. */
+/* Keeps many registers, flags and the red zone busy; always the same result if nobody disturbs it.
+ */
 static __attribute__((noinline, unused)) uint64_t live_work(uint64_t x)
 {
 	uint64_t a = x, b = x ^ 0x9e3779b97f4a7c15u, c = x + 77, d = ~x, e = x << 7, f = x >> 3;

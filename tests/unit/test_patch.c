@@ -13,7 +13,8 @@
 
 static struct ovm_live_patch make(uint64_t at, uint8_t len)
 {
-	return (struct ovm_live_patch){.at = {at}, .len = len, .old_bytes = {1, 2, 3, 4, 5}, .new_bytes = {9, 9, 9, 9, 9}};
+	return (struct ovm_live_patch){
+	    .at = {at}, .len = len, .old_bytes = {1, 2, 3, 4, 5}, .new_bytes = {9, 9, 9, 9, 9}};
 }
 
 static void add(struct ovm_patchset *set, uint64_t at)
@@ -35,7 +36,8 @@ static void test_windows(void **state)
 	add(&set, 0x1ff0);
 	ovm_patchset_seal(&set);
 	assert_int_equal(set.n_dropped, 2);
-	assert_int_equal(ovm_patchset_window(&set, ovm_rta_of(0x1000)), OVM_NONE); /* its first byte: fine */
+	assert_int_equal(ovm_patchset_window(&set, ovm_rta_of(0x1000)),
+			 OVM_NONE); /* its first byte: fine */
 	for (uint64_t i = 1; i < 5; i++)
 		assert_int_equal(ovm_patchset_window(&set, ovm_rta_of(0x1000 + i)), 0);
 	assert_int_equal(ovm_patchset_window(&set, ovm_rta_of(0x1005)), OVM_NONE);
@@ -106,7 +108,8 @@ static void test_apply_undo(void **state)
 
 	for (int i = 0; i < 10; i++) {
 		stop(&ctx, &tracee);
-		bool inside = ovm_patchset_window(&set, ovm_rta_of(tracee.threads.v[0].regs.rip)) != OVM_NONE;
+		bool inside =
+		    ovm_patchset_window(&set, ovm_rta_of(tracee.threads.v[0].regs.rip)) != OVM_NONE;
 		if (!inside) {
 			assert_int_equal(ovm_patchset_apply(&ctx, &tracee, &set), 0);
 			assert_int_equal(ovm_patchset_applied(&set), 1);
@@ -150,22 +153,25 @@ static void test_changed_bytes(void **state)
 	assert_int_equal(live_end(shared, pid), 0);
 }
 
-/* --- osr ---------------------------------------------------------------------------------------------------- */
+/* --- osr
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void test_osr_target(void **state)
 {
 	(void)state;
 	struct ovm_map_entry entries[] = {
-		{.old = {0x1000}, .off = 0x10, .new_len = 2, .old_len = 2, .flags = OVM_MAP_SYSCALL},
-		{.old = {0x1002}, .off = 0x40, .new_len = 3, .old_len = 3}, /* placed elsewhere */
-		{.old = {0x2000}, .off = 0x43, .new_len = 5, .old_len = 0, .flags = OVM_MAP_SYNTH},
+	    {.old = {0x1000}, .off = 0x10, .new_len = 2, .old_len = 2, .flags = OVM_MAP_SYSCALL},
+	    {.old = {0x1002}, .off = 0x40, .new_len = 3, .old_len = 3}, /* placed elsewhere */
+	    {.old = {0x2000}, .off = 0x43, .new_len = 5, .old_len = 0, .flags = OVM_MAP_SYNTH},
 	};
 	struct ovm_overlay overlay = {.base = {0x100000}};
 	overlay.map.v.v = entries;
 	overlay.map.v.n = overlay.map.v.cap = 3;
 	uint32_t by_old[] = {0, 1, 2};
 	overlay.map.by_old = by_old;
-	struct ovm_osr_module module = {.overlay = &overlay, .bias = 0x7000000, .lo = {0x7001000}, .hi = {0x7004000}};
+	struct ovm_osr_module module = {
+	    .overlay = &overlay, .bias = 0x7000000, .lo = {0x7001000}, .hi = {0x7004000}};
 	struct ovm_tracee tracee = {.mem_fd = -1};
 	struct ovm_thread thread = {.tid = -1};
 	ovm_rta to = {0};
@@ -173,7 +179,8 @@ static void test_osr_target(void **state)
 	thread.regs.rip = 0x7001002; /* user mode: the copy of this instruction */
 	assert_true(ovm_osr_target(&module, 1, &tracee, &thread, &to));
 	assert_int_equal(to.v, 0x7100040);
-	thread.regs.orig_rax = 35; /* in a system call: just behind its copy, not the copy of the next */
+	thread.regs.orig_rax =
+	    35; /* in a system call: just behind its copy, not the copy of the next */
 	assert_true(ovm_osr_target(&module, 1, &tracee, &thread, &to));
 	assert_int_equal(to.v, 0x7100012);
 	thread.regs.rip = 0x7001005; /* behind something that is no syscall */
@@ -210,10 +217,12 @@ static void test_stack_scan(void **state)
 	ovm_patchset_seal(&set);
 	stop(&ctx, &tracee);
 	assert_int_equal(tracee.threads.n, 1);
-	assert_true(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, ovm_rta_of(0x1000), 8));
+	struct ovm_remote near = {.at = {{0x99}, {0x1000}}, .n = 2, .size = 8},
+			  far = {.at = {{0x123456789}}, .n = 1, .size = 8};
+	assert_true(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, &near));
 	assert_int_equal(set.n_dropped, 1);
 	assert_int_equal(set.v.v[0].state, OVM_PATCH_DROPPED);
-	assert_false(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, ovm_rta_of(0x123456789), 8));
+	assert_false(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, &far));
 	ovm_tracee_close(&tracee);
 	ovm_patchset_fini(&set);
 	assert_int_equal(live_end(shared, pid), 0);
@@ -222,9 +231,9 @@ static void test_stack_scan(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_windows),       cmocka_unit_test(test_apply_undo),
-		cmocka_unit_test(test_changed_bytes), cmocka_unit_test(test_osr_target),
-		cmocka_unit_test(test_stack_scan),
+	    cmocka_unit_test(test_windows),	  cmocka_unit_test(test_apply_undo),
+	    cmocka_unit_test(test_changed_bytes), cmocka_unit_test(test_osr_target),
+	    cmocka_unit_test(test_stack_scan),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,13 +40,15 @@ static void test_stub_size(void **state)
 {
 	(void)state;
 	uint8_t buf[4096];
-	struct ovm_remote_call calls[2] = {ovm_remote_mmap(ovm_rta_of(0x1000), 4096), ovm_remote_mmap(ovm_rta_of(0x2000), 4096)};
+	struct ovm_remote_call calls[2] = {ovm_remote_mmap(ovm_rta_of(0x1000), 4096),
+					   ovm_remote_mmap(ovm_rta_of(0x2000), 4096)};
 	uint32_t n0 = ovm_remote_stub(buf, sizeof(buf), calls, 0, ovm_rta_of(1));
 	uint32_t n2 = ovm_remote_stub(buf, sizeof(buf), calls, 2, ovm_rta_of(1));
 	assert_int_equal(n2 - n0, 2 * 56);
 	assert_int_equal(ovm_remote_stub(buf, n2 - 1, calls, 2, ovm_rta_of(1)), 0);
 	assert_int_equal(ovm_remote_stub(buf, n2, calls, 2, ovm_rta_of(1)), n2);
-	assert_int_equal(ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, ovm_rta_of(1)), 0);
+	assert_int_equal(
+	    ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, ovm_rta_of(1)), 0);
 }
 
 /* Many mappings, each a random moment of the computation. */
@@ -57,20 +59,20 @@ static void test_mmap_busy(void **state)
 	begin(&f, live_loop);
 	for (uint64_t i = 0; i < 25; i++) {
 		struct ovm_remote_call calls[2] = {
-			ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192),
-			ovm_remote_mmap(ovm_rta_of(0x210000000000 + i * 0x100000), 4096),
+		    ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192),
+		    ovm_remote_mmap(ovm_rta_of(0x210000000000 + i * 0x100000), 4096),
 		};
 		struct ovm_remote remote;
 		int rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, calls, 2, 3000, &remote);
 		if (rc)
 			print_message("%s\n", f.ctx.msg);
 		assert_int_equal(rc, 0);
-		assert_true(remote.size > 0);
+		assert_int_equal(remote.n, 1);
 		assert_true(live_progress(f.shared, 3));
 		assert_int_equal(ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000), 0);
 		for (uint32_t t = 0; t < f.tracee.threads.n; t++) /* long out of the stub */
-			assert_false(f.tracee.threads.v[t].regs.rip - remote.at.v < remote.size);
-		ovm_rta at = remote.at;
+			assert_false(ovm_remote_holds(&remote, f.tracee.threads.v[t].regs.rip));
+		ovm_rta at = remote.at[0];
 		uint8_t byte = 1;
 		ovm_remote_clean(&f.tracee, &remote);
 		assert_true(ovm_mem_read(&f.tracee, at, &byte, 1));
@@ -79,7 +81,8 @@ static void test_mmap_busy(void **state)
 	}
 	struct ovm_livemap now;
 	assert_int_equal(ovm_livemap_read(&f.ctx, f.pid, &now), 0);
-	assert_true(ovm_livemap_covers(&now, ovm_rta_of(0x200000000000), ovm_rta_of(0x200000002000), OVM_PROT_R | OVM_PROT_X, 0));
+	assert_true(ovm_livemap_covers(&now, ovm_rta_of(0x200000000000), ovm_rta_of(0x200000002000),
+				       OVM_PROT_R | OVM_PROT_X, 0));
 	ovm_livemap_fini(&now);
 	assert_true(live_progress(f.shared, 10));
 	assert_int_equal(f.shared->n_wrong, 0);
@@ -95,7 +98,8 @@ static void test_mmap_taken(void **state)
 	struct ovm_remote_call call = ovm_remote_mmap(f.map.modules.v[0].lo, 4096);
 	struct ovm_remote remote;
 	call.arg[0] = (uint64_t)(uintptr_t)f.shared & ~4095ull;
-	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 300, &remote), OVM_E_TARGET);
+	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 300, &remote),
+			 OVM_E_TARGET);
 	assert_true(live_progress(f.shared, 10));
 	assert_int_equal(end(&f), 0);
 }
@@ -116,8 +120,9 @@ static void test_blocked(void **state)
 	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
 	struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000), 4096);
 	struct ovm_remote remote;
-	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 100, &remote), OVM_E_TARGET);
-	assert_int_equal(remote.size, 0);
+	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 100, &remote),
+			 OVM_E_TARGET);
+	assert_int_equal(remote.n, 0);
 	assert_int_equal(end(&f), 0);
 }
 
@@ -133,7 +138,8 @@ static void signalled(struct live_shared *shared)
 	timer_t timer;
 	sigaction(SIGALRM, &sa, NULL);
 	timer_create(CLOCK_MONOTONIC, NULL, &timer);
-	timer_settime(timer, 0, &(struct itimerspec){.it_interval = interval, .it_value = interval}, NULL);
+	timer_settime(timer, 0, &(struct itimerspec){.it_interval = interval, .it_value = interval},
+		      NULL);
 	live_loop(shared);
 }
 
@@ -144,7 +150,8 @@ static void test_mmap_signals(void **state)
 	struct fixture f;
 	begin(&f, signalled);
 	for (uint64_t i = 0; i < 25; i++) {
-		struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192);
+		struct ovm_remote_call call =
+		    ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192);
 		struct ovm_remote remote;
 		int rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 3000, &remote);
 		if (rc)
@@ -169,10 +176,13 @@ static void test_tool_dies(void **state)
 		pid_t tool = fork();
 		if (tool == 0) {
 			for (uint64_t i = 0;; i++) {
-				struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 4096);
+				struct ovm_remote_call call = ovm_remote_mmap(
+				    ovm_rta_of(0x200000000000 + i * 0x100000), 4096);
 				struct ovm_remote remote;
-				if (ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 3000, &remote) ||
-				    !live_progress(f.shared, 1) || ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000))
+				if (ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 3000,
+						   &remote) ||
+				    !live_progress(f.shared, 1) ||
+				    ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000))
 					_exit(1);
 				ovm_remote_clean(&f.tracee, &remote);
 				ovm_tracee_resume(&f.tracee);
@@ -190,8 +200,9 @@ static void test_tool_dies(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_stub_size), cmocka_unit_test(test_mmap_busy),    cmocka_unit_test(test_mmap_taken),
-		cmocka_unit_test(test_blocked),   cmocka_unit_test(test_mmap_signals), cmocka_unit_test(test_tool_dies),
+	    cmocka_unit_test(test_stub_size),	 cmocka_unit_test(test_mmap_busy),
+	    cmocka_unit_test(test_mmap_taken),	 cmocka_unit_test(test_blocked),
+	    cmocka_unit_test(test_mmap_signals), cmocka_unit_test(test_tool_dies),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
