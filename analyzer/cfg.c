@@ -390,8 +390,23 @@ static void set_jump_flags(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	}
 }
 
+/* A tracer's breakpoint may stand on a probe point: such a block is executed in the original only.
+ */
+static bool has_probe(const struct ovm_image *image, const struct ovm_block *block)
+{
+	uint32_t lo = 0, hi = image->probes.n;
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+		if (image->probes.v[mid].v < block->lo.v)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < image->probes.n && image->probes.v[lo].v < block->hi.v;
+}
+
 /* From functions' starts along all edges; the head counts as entered even if it is a fragment. */
-static void set_reachable(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
+static bool set_reachable(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
 	uint32_t *stack = ovm_alloc_array(cfg->n_blocks, sizeof(*stack));
 	uint32_t n = 0;
@@ -399,20 +414,25 @@ static void set_reachable(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 		uint32_t bb = build->parts.v[p].first_block;
 		if (p && build->regions->v.v[build->parts.v[p].region].is_fragment)
 			continue;
+		if (has_probe(build->image, &cfg->blocks[bb]))
+			continue;
 		cfg->blocks[bb].flags |= OVM_BLOCK_REACHABLE;
 		stack[n++] = bb;
 	}
+	bool is_any = n;
 	while (n) {
 		const struct ovm_block *block = &cfg->blocks[stack[--n]];
 		for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++) {
 			uint32_t dst = cfg->edges[e].dst;
-			if (dst == OVM_NONE || (cfg->blocks[dst].flags & OVM_BLOCK_REACHABLE))
+			if (dst == OVM_NONE || (cfg->blocks[dst].flags & OVM_BLOCK_REACHABLE) ||
+			    has_probe(build->image, &cfg->blocks[dst]))
 				continue;
 			cfg->blocks[dst].flags |= OVM_BLOCK_REACHABLE;
 			stack[n++] = dst;
 		}
 	}
 	free(stack);
+	return is_any;
 }
 
 /* Move everything from the build's scratch vectors into one block; called first without the block,
@@ -438,7 +458,7 @@ static size_t store(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	return used;
 }
 
-static void finish(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
+static bool finish(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
 	cfg->storage = ovm_alloc(store(build, cfg));
 	store(build, cfg);
@@ -448,7 +468,7 @@ static void finish(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	for (uint32_t t = 0; t < cfg->n_tables; t++)
 		ovm_jumptable_read(build->image, &cfg->tables[t], cfg->tables[t].targets);
 	set_jump_flags(build, cfg);
-	set_reachable(build, cfg);
+	return set_reachable(build, cfg);
 }
 
 static void build_fini(struct ovm_cfg_build *build)
@@ -485,11 +505,12 @@ int ovm_cfg_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm
 		if (settle(&build, cfg) != 0)
 			why = OVM_REFUSE_TOO_BIG;
 	}
+	if (why == OVM_REFUSE_NONE && !finish(&build, cfg))
+		why = OVM_REFUSE_SDT;
 	if (why == OVM_REFUSE_NONE) {
-		finish(&build, cfg);
 		*out = cfg;
 	} else {
-		free(cfg);
+		ovm_cfg_free(cfg);
 		ovm_region_refuse(ctx, regions, head, why);
 	}
 	build_fini(&build);

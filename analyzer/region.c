@@ -488,11 +488,6 @@ int ovm_regions_build(struct ovm_ctx *ctx, const struct ovm_image *image, struct
 	refuse_overlaps(ctx, &regions);
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		classify(ctx, image, &regions, i);
-	for (uint32_t i = 0; i < image->probes.n; i++) {
-		uint32_t idx = ovm_region_find(&regions, image->probes.v[i]);
-		if (idx != OVM_NONE)
-			ovm_region_refuse(ctx, &regions, idx, OVM_REFUSE_SDT);
-	}
 	*out = regions;
 	return 0;
 }

@@ -266,6 +266,27 @@ static bool cond_is_same(struct ovm_check *check, const struct pair *pair)
 	return true;
 }
 
+/* `call stub` became `call *slot(%rip)`: right if the stub, decoded here, does nothing but jump
+ * through that slot. */
+static bool is_got_call(struct ovm_check *check, const struct pair *pair)
+{
+	static const uint8_t endbr64[] = {0xf3, 0x0f, 0x1e, 0xfa};
+	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
+	struct ovm_check_insn jump;
+	size_t avail;
+	if (old->kind != OVM_INSN_CALL || new->kind != OVM_INSN_CALL_IND || !new->is_rip ||
+	    new->len != 6 || pair->b[0] != 0xff || pair->b[1] != 0x15)
+		return false;
+	uint64_t stub = old->target;
+	const uint8_t *p = ovm_check_old_code(check, stub, &avail);
+	if (p && avail > sizeof(endbr64) && !memcmp(p, endbr64, sizeof(endbr64))) {
+		stub += sizeof(endbr64);
+		p = ovm_check_old_code(check, stub, &avail);
+	}
+	return p && ovm_check_decode(&check->dec, p, avail, stub, &jump) &&
+	       jump.kind == OVM_INSN_JMP_IND && jump.is_rip && jump.target == new->target;
+}
+
 static bool call_is_same(struct ovm_check *check, const struct pair *pair)
 {
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
@@ -320,6 +341,9 @@ static bool flags_are_right(struct ovm_check *check, const struct pair *pair)
 static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 {
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
+	if (is_got_call(check, pair))
+		return falls_well(check, pair, end_of(pair)) ||
+		       fails(check, pair, "continues elsewhere");
 	if (old->kind != new->kind)
 		return fails(check, pair, "another kind of instruction");
 	switch ((enum ovm_insn_kind)old->kind) {

@@ -182,7 +182,8 @@ bool ovm_check_same(const uint8_t *a, const struct ovm_check_insn *old, const ui
 	return !memcmp(a, b, old->field_off) && !memcmp(a + end, b + end, old->len - end);
 }
 
-/* movslq m, r / mov m, r64 / jmp *m, with no prefix but REX and notrack. */
+/* movslq m, r64 / mov m, r32 (a cltq follows) / mov m, r64 / jmp *m, with no prefix but REX and
+ * notrack. */
 static bool loads_entry(const uint8_t *p, const struct ovm_check_insn *insn, unsigned entry_size)
 {
 	unsigned op = insn->modrm_off - 1u, prefixes = op;
@@ -196,8 +197,10 @@ static bool loads_entry(const uint8_t *p, const struct ovm_check_insn *insn, uns
 	if (insn->kind == OVM_INSN_JMP_IND)
 		return p[op] == 0xff && entry_size == 8 &&
 		       (!prefixes || (prefixes == 1 && p[0] == 0x3e));
-	return !prefixes && rex_w &&
-	       ((p[op] == 0x63 && entry_size == 4) || (p[op] == 0x8b && entry_size == 8));
+	if (prefixes)
+		return false;
+	return entry_size == 4 ? p[op] == (rex_w ? 0x63 : 0x8b)
+			       : entry_size == 8 && rex_w && p[op] == 0x8b;
 }
 
 bool ovm_check_same_load(const uint8_t *a, const struct ovm_check_insn *old, const uint8_t *b,

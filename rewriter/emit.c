@@ -11,7 +11,9 @@
  *   - a branch to a block that is only `jmp X` goes to X;
  *   - trailing nops of a block that falls through (the compiler's alignment of the next block) are
  * left out;
- *   - a jump table's load gets another displacement (tables.c).
+ *   - a jump table's load gets another displacement (tables.c);
+ *   - a call of a PLT stub becomes a call through the stub's GOT slot (lazy binding still works: an
+ * unresolved slot points back into the stub), one byte longer.
  */
 #include "rewriter/emit.h"
 #include "rewriter/fixup.h"
@@ -204,6 +206,17 @@ static void plan_end(struct ovm_emit_plan *plan, uint32_t i)
 	}
 }
 
+enum { GOT_CALL_LEN = 6 }; /* ff 15 disp32: call *slot(%rip) */
+
+/* The PLT stub a plain `e8` call goes to, NULL if none. */
+static const struct ovm_plt *called_stub(const struct ovm_emit_plan *plan,
+					 const struct ovm_insn *insn)
+{
+	if (insn->kind != OVM_INSN_CALL || insn->len != GOT_CALL_LEN - 1)
+		return NULL;
+	return ovm_image_plt(plan->program->image, insn->target);
+}
+
 static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 {
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
@@ -215,6 +228,9 @@ static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 		return;
 	const struct ovm_insn *last = &cfg->insns[end - 1];
 	piece->body = (uint32_t)(last->va.v + last->len - block->lo.v);
+	for (uint32_t k = block->first_insn; k < end; k++)
+		piece->body +=
+		    called_stub(plan, &cfg->insns[k]) ? GOT_CALL_LEN - cfg->insns[k].len : 0;
 	for (uint32_t t = ovm_tables_find(&plan->tables, slot->cfg, block->first_insn);
 	     t < plan->tables.loads.n; t++) {
 		const struct ovm_tables_load *load = &plan->tables.loads.v[t];
@@ -321,12 +337,26 @@ static ovm_va call_target(const struct writer *w, ovm_va target)
 	return slot == OVM_NONE ? target : ovm_va_add(w->base, w->plan->pieces[slot].off);
 }
 
+static enum ovm_refusal write_got_call(struct writer *w, const struct ovm_insn *insn, ovm_va slot)
+{
+	uint8_t *at = w->bytes + w->off;
+	at[0] = 0xff;
+	at[1] = 0x15;
+	if (!ovm_fixup_rel32(at + 2, ovm_va_add(w->base, w->off + GOT_CALL_LEN), slot))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, insn->va, GOT_CALL_LEN, insn->len, OVM_MAP_CALL);
+	return OVM_REFUSE_NONE;
+}
+
 /* Copy one instruction; @load is its index in tables.loads or OVM_NONE. */
 static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 				  const uint8_t *from, uint32_t load)
 {
 	uint8_t copy[32];
 	unsigned len = insn->len;
+	const struct ovm_plt *stub = called_stub(w->plan, insn);
+	if (stub)
+		return write_got_call(w, insn, stub->slot);
 	memcpy(copy, from, len);
 	if (load != OVM_NONE)
 		len = ovm_fixup_table_load(insn, copy,

@@ -113,7 +113,7 @@ static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_c
 	if (rc == OVM_REFUSED) {
 		*bad_cfg = cfg_at(engine, result.bad_old);
 		engine->stats.n_dropped_by_checker++;
-		ovm_log(OVM_LOG_WARN, "check: 0x%llx, overlay +0x%x: %s",
+		ovm_log(OVM_LOG_INFO, "check: 0x%llx, overlay +0x%x: %s",
 			(unsigned long long)result.bad_old.v, result.bad_off, result.reason);
 	} else if (rc == 0) {
 		engine->stats.n_pairs = result.n_pairs;
@@ -152,8 +152,9 @@ static void count_samples(const struct ovm_prof_module *module, struct ovm_engin
 	stats->samples = ovm_prof_module_samples(module);
 	for (uint32_t i = 0; i < module->samples.n; i++) {
 		const struct ovm_prof_sample *sample = &module->samples.v[i];
-		if (ovm_region_find(&engine->regions, sample->va) == OVM_NONE)
-			continue;
+		uint32_t region = ovm_region_find(&engine->regions, sample->va);
+		if (region == OVM_NONE || engine->regions.v.v[region].is_plt)
+			continue; /* copies call through the GOT and need no stub */
 		stats->samples_in_regions += sample->count;
 		if (cfg_at(engine, sample->va) != OVM_NONE)
 			stats->samples_covered += sample->count;
