@@ -11,12 +11,14 @@
 #include "analyzer/layout.h"
 #include "analyzer/exttsp.h"
 #include "analyzer/tunables.h"
+#include "base/parallel.h"
 
 #include <stdlib.h>
 
 struct group { /* the placed blocks of one cfg */
 	uint32_t *order;
 	uint32_t n, n_hot;
+	double score, score_original; /* ext-TSP of this order, and of the original one */
 };
 
 static bool is_placed(const struct ovm_cfg *cfg, uint32_t bb)
@@ -127,8 +129,7 @@ static void order_group(const struct ovm_cfg *cfg, const struct ovm_layout_opts 
 }
 
 /* Ext-TSP score of the group's blocks in this order and in the original one. */
-static void add_scores(const struct ovm_cfg *cfg, const struct group *group,
-		       struct ovm_layout *layout)
+static void add_scores(const struct ovm_cfg *cfg, struct group *group)
 {
 	uint64_t *sizes = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*sizes));
 	uint32_t *degree = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*degree));
@@ -139,9 +140,9 @@ static void add_scores(const struct ovm_cfg *cfg, const struct group *group,
 		degree[bb] = cfg->blocks[bb].n_edges;
 		original[bb] = bb;
 	}
-	layout->score +=
+	group->score =
 	    ovm_exttsp_score(group->order, group->n, sizes, cfg->edges, cfg->n_edges, degree);
-	layout->score_original +=
+	group->score_original =
 	    ovm_exttsp_score(original, cfg->n_blocks, sizes, cfg->edges, cfg->n_edges, degree);
 	free(original);
 	free(degree);
@@ -171,6 +172,25 @@ static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct gro
 	}
 }
 
+struct ordering {
+	const struct ovm_program *program;
+	const struct ovm_layout_opts *opts;
+	struct group *groups;
+	uint64_t *size;
+};
+
+static void order_one(void *arg, uint32_t i)
+{
+	const struct ordering *o = arg;
+	const struct ovm_cfg *cfg = o->program->cfgs.v[i];
+
+	if (!cfg)
+		return;
+	order_group(cfg, o->opts, &o->groups[i]);
+	add_scores(cfg, &o->groups[i]);
+	o->size[i] = hot_size(cfg, &o->groups[i]);
+}
+
 void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		      const struct ovm_layout_opts *opts, struct ovm_layout *out)
 {
@@ -181,14 +201,10 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 	struct ovm_layout layout = {0};
 
 	(void)ctx;
+	ovm_parallel(n, order_one, &(struct ordering){program, opts, groups, size});
 	for (uint32_t i = 0; i < n; i++) {
-		const struct ovm_cfg *cfg = program->cfgs.v[i];
-
-		if (!cfg)
-			continue;
-		order_group(cfg, opts, &groups[i]);
-		add_scores(cfg, &groups[i], &layout);
-		size[i] = hot_size(cfg, &groups[i]);
+		layout.score += groups[i].score;
+		layout.score_original += groups[i].score_original;
 	}
 	n_ordered = ovm_order_regions(program, opts->order, size, order);
 	for (uint32_t i = 0; i < n_ordered; i++)

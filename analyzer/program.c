@@ -18,6 +18,7 @@
  */
 #include "analyzer/program.h"
 #include "analyzer/weight.h"
+#include "base/parallel.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -184,12 +185,23 @@ static int build_one(struct selection *sel, struct ovm_program *program, uint32_
 		ovm_cfg_free(cfg);
 		return 0;
 	}
-	if (sel->module)
-		ovm_weight_attach(sel->ctx, cfg, sel->module);
-	else
-		ovm_weight_uniform(cfg);
 	claim(program, cfg);
 	return 0;
+}
+
+struct weighing {
+	const struct selection *sel;
+	const struct ovm_program *program;
+};
+
+static void weigh(void *arg, uint32_t i)
+{
+	const struct weighing *w = arg;
+
+	if (w->sel->module)
+		ovm_weight_attach(w->sel->ctx, w->program->cfgs.v[i], w->sel->module);
+	else
+		ovm_weight_uniform(w->program->cfgs.v[i]);
 }
 
 static int build_picks(struct selection *sel, struct ovm_program *program, uint32_t n,
@@ -258,6 +270,7 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	if (err) {
 		ovm_program_fini(&program);
 	} else {
+		ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
 		refuse_rest(&sel, &program);
 		scan_xrefs(&sel, &program);
 		*out = program;

@@ -50,8 +50,8 @@ static uint64_t warmth(const struct ovm_cfg *cfg, const struct ovm_edge *edge)
 	const struct ovm_block *src = &cfg->blocks[edge->src];
 	double shape = (double)OVM_TUNE(INFER_SHAPE) / 1000;
 	double share = prior(cfg, edge);
-	double expected =
-	    (double)src->count * share * ovm_blame_weight(cfg, edge->dst) / (double)OVM_TUNE(WEIGHT_SCALE);
+	double expected = (double)src->count * share * ovm_blame_weight(cfg, edge->dst) /
+			  (double)OVM_TUNE(WEIGHT_SCALE);
 
 	share *= shape / (shape + expected);
 	if (share * 100 < (double)OVM_TUNE(WARM_MIN_SHARE) || is_surely_cold(cfg, edge))

@@ -12,6 +12,7 @@
 #define OVM_LOG_DOMAIN "engine"
 #include "rewriter/engine.h"
 #include "base/log.h"
+#include "base/parallel.h"
 #include "rewriter/check.h"
 
 #include <stdlib.h>
@@ -42,13 +43,27 @@ static void refuse_skipped(struct ovm_ctx *ctx, const struct ovm_engine_opts *op
 }
 
 /* Rule R8: what only one decoder understands is not copied. */
+struct comparison {
+	const struct ovm_engine *engine;
+	bool *differs; /* [cfgs.n] */
+};
+
+static void compare_decoders(void *arg, uint32_t i)
+{
+	const struct comparison *c = arg;
+	const struct ovm_cfg *cfg = c->engine->program.cfgs.v[i];
+	c->differs[i] = cfg && ovm_check_decoders(c->engine->image, cfg->insns, cfg->n_insns);
+}
+
 static void drop_disagreeing(struct ovm_ctx *ctx, struct ovm_engine *engine)
 {
-	for (uint32_t c = 0; c < engine->program.cfgs.n; c++) {
-		const struct ovm_cfg *cfg = engine->program.cfgs.v[c];
-		if (cfg && ovm_check_decoders(engine->image, cfg->insns, cfg->n_insns))
-			ovm_program_drop(ctx, &engine->program, c, OVM_REFUSE_DECODERS_DISAGREE);
-	}
+	uint32_t n = engine->program.cfgs.n;
+	struct comparison c = {engine, ovm_alloc_array(n, sizeof(bool))};
+	ovm_parallel(n, compare_decoders, &c);
+	for (uint32_t i = 0; i < n; i++)
+		if (c.differs[i])
+			ovm_program_drop(ctx, &engine->program, i, OVM_REFUSE_DECODERS_DISAGREE);
+	free(c.differs);
 }
 
 static uint32_t count_selected(const struct ovm_program *program)

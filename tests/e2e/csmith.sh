@@ -14,7 +14,7 @@ include=$(dirname "$(find /usr/include -name csmith.h 2>/dev/null | head -1)")
 one_seed() {
 	local seed=$1 d=$dir/$1 cc opt pie name want got status
 	mkdir -p "$d"
-	csmith --seed "$seed" >"$d/p.c" 2>/dev/null || return 0
+	(cd "$d" && csmith --seed "$seed") >"$d/p.c" 2>/dev/null || return 0
 	for cc in gcc clang-14; do for opt in -O0 -O2; do for pie in "-fPIE -pie" "-fno-pie -no-pie"; do
 		name="$seed $cc $opt $pie"
 		# shellcheck disable=SC2086
