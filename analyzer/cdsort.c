@@ -5,10 +5,10 @@
  *
  *      (distance gain + 0.25 * cache gain) / bytes of the smaller chain
  *
- *   distance   each call between the chains counts  count * d^(-1/4),  d bytes from the call to the
- * callee; unmerged they are taken to be as far apart as all code is long cache      expected misses
- * of a cache of 16 pages of 2 KiB:  a chain that gets the share p of all executions a page is
- * missed with probability (1 - p)^16; merging a hot small chain with another makes pages denser
+ *   distance   each call between the chains counts  count * d^(-1/4),  d bytes from the call to
+ *              the callee; unmerged they are taken to be as far apart as all code is long
+ *   cache      expected misses of a cache of 16 pages of 2 KiB: a page that gets the share p of all
+ *              executions is missed with probability (1 - p)^16
  *
  * Chains are not cut: X Y or Y X, whichever gains more; the original order if both do. At the end
  * the densest chain comes first.

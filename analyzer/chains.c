@@ -3,8 +3,9 @@
  *      A ──5──▶ B ──9──▶ C          [A] [B] [C]  ->  [A] [B C]  ->  [A B C]
  *
  * Possible merges wait in a heap by gain. Merging X and Y changes the gains of all edges of the new
- * chain; they are computed anew at once, and older heap items of these edges are recognized by
- * their version and skipped. A chain with very many neighbours (the switch of an interpreter,
+ * chain; they are queued anew at once (by a quick upper bound if there is one: the gain itself is
+ * computed when the bound comes up), and older heap items of these edges are recognized by their
+ * version and skipped. A chain with very many neighbours (the switch of an interpreter,
  * malloc) would be refreshed thousands of times for nothing: its old items stay and are computed
  * anew only when they come up. That may miss a gain that has grown meanwhile, which costs a little
  * quality in such graphs, never correctness.
@@ -91,9 +92,7 @@ void ovm_chains_connect(struct ovm_chains *chains, const uint32_t *first, const 
 	}
 }
 
-/* --- merging
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- merging ----------------------------------------------------------------------------- */
 
 static uint32_t *append(uint32_t *to, const uint32_t *from, uint32_t n)
 {
@@ -198,8 +197,7 @@ void ovm_chains_merge(struct ovm_chains *chains, uint32_t x, uint32_t y, uint32_
 	chains->edge_to[y] = 0;
 }
 
-/* --- queue of possible merges
- * --------------------------------------------------------------------------------------- */
+/* --- queue of possible merges ------------------------------------------------------------ */
 
 static bool before(const struct ovm_chain_item *a, const struct ovm_chain_item *b)
 {
@@ -320,8 +318,7 @@ void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bo
 	ovm_vec_free(&touched);
 }
 
-/* --- the order at the end
- * ------------------------------------------------------------------------------------------- */
+/* --- the order at the end ---------------------------------------------------------------- */
 
 struct rank {
 	double density;

@@ -5,8 +5,8 @@
  * The score of an order rewards every execution of a jump by how near it lands:
  *
  *      fall-through   1.0, or 1.05 if the source has no other successor
- *      forward  d     0.1 * (1 - d/1024)       d bytes from the end of the source to the target, up
- * to 1024 backward d     0.1 * (1 - d/640)        the same backwards, up to 640
+ *      forward  d     0.1 * (1 - d/1024)   d: bytes from the source's end to the target, up to 1024
+ *      backward d     0.1 * (1 - d/640)    the same backwards, up to 640
  *
  * Finding the best order is NP-hard; greedy merging of chains comes within a percent. Every block
  * starts as a chain. The pair of chains whose merge gains most is merged, until none gains. A merge
@@ -64,9 +64,7 @@ struct tsp {
 	struct cut_bound *cut_bounds; /* [n] by chain */
 };
 
-/* --- score
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- score ------------------------------------------------------------------------------- */
 
 static int64_t jump_score(uint64_t src_end, uint64_t dst, bool cond)
 {
@@ -118,7 +116,7 @@ double ovm_exttsp_score(const uint32_t *order, uint32_t n, const uint64_t *sizes
 	return score / (double)OVM_TUNE(TSP_UNIT);
 }
 
-/* --- how much a cut can matter --------------------------------------------------------------- */
+/* --- how much a cut can matter ----------------------------------------------------------- */
 
 /* A jump that does not fall through counts at most this much. */
 static int64_t max_jump_score(void)
@@ -272,8 +270,7 @@ static int64_t merge_score(const struct tsp *tsp, const struct ovm_chain_edge *e
 	return most <= floor ? most : score + cut_score(tsp, &at, bound);
 }
 
-/* --- the best merge of two chains
- * --------------------------------------------------------------------------------- */
+/* --- the best merge of two chains -------------------------------------------------------- */
 
 struct attempt {
 	const struct tsp *tsp;
@@ -320,26 +317,32 @@ static void try_cut(struct attempt *try, uint32_t cut, unsigned hows)
 			try_merge(try, cut, how);
 }
 
-/* Cuts that make a new fall-through between a part of X and Y. */
+/* Cuts that make a new fall-through between a part of X and Y; the first ones, if there are very
+ * many (dispatch of an interpreter). */
 static void try_cuts_at_jumps(struct attempt *try)
 {
 	const struct tsp *tsp = try->tsp;
 	const ovm_indices *y = &tsp->chains.chains[try->y].nodes;
 	const struct node *head = &tsp->nodes[y->v[0]];
-	uint32_t tail = y->v[y->n - 1];
+	uint32_t tail = y->v[y->n - 1], max = (uint32_t)OVM_TUNE(TSP_MAX_TRIED), n = 0;
 
-	for (uint32_t i = 0; i < head->n_in; i++) {
+	for (uint32_t i = 0; i < head->n_in && n < max; i++) {
 		const struct ovm_place *src =
 		    &tsp->chains.places[tsp->jumps[tsp->in[head->first_in + i]].src];
 
-		if (src->chain == try->x)
-			try_cut(try, src->pos + 1, Y_BETWEEN | Y_BEHIND);
+		if (src->chain != try->x)
+			continue;
+		try_cut(try, src->pos + 1, Y_BETWEEN | Y_BEHIND);
+		n++;
 	}
-	for (uint32_t j = tsp->first_out[tail]; j < tsp->first_out[tail + 1]; j++) {
+	n = 0;
+	for (uint32_t j = tsp->first_out[tail]; j < tsp->first_out[tail + 1] && n < max; j++) {
 		const struct ovm_place *dst = &tsp->chains.places[tsp->jumps[j].dst];
 
-		if (dst->chain == try->x)
-			try_cut(try, dst->pos, Y_BETWEEN | Y_BEFORE);
+		if (dst->chain != try->x)
+			continue;
+		try_cut(try, dst->pos, Y_BETWEEN | Y_BEFORE);
+		n++;
 	}
 }
 
@@ -380,7 +383,7 @@ static struct ovm_gain best_merge(const struct ovm_chains *chains, const void *u
 	return try.best;
 }
 
-/* --- a quick upper bound -------------------------------------------------------------------- */
+/* --- a quick upper bound ----------------------------------------------------------------- */
 
 /* At least the score best_merge() would find: every jump between X and Y near, the best one into
  * Y's head and the best one out of its tail falling through, X cut at its best. Much cheaper, and
@@ -411,9 +414,7 @@ static double merge_bound(const struct ovm_chains *chains, const void *user,
 			(cx->nodes.n > 1 && !has_entry(tsp, x) ? bound_cuts(tsp, x)->best : 0));
 }
 
-/* --- steps
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- steps ------------------------------------------------------------------------------- */
 
 /* A block whose only successor has no other predecessor is followed by it. A ring of such blocks is
  * cut where it is found first. */
@@ -476,9 +477,7 @@ static void merge_rest(struct tsp *tsp)
 	}
 }
 
-/* --- setting up
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- setting up -------------------------------------------------------------------------- */
 
 /* Right shift that keeps every sum of scores below 2^53, exact in a double. */
 static unsigned count_shift(const struct ovm_tsp_graph *graph)

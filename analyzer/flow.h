@@ -5,15 +5,14 @@
 
 #include <stdbool.h>
 
-struct ovm_flow_arc {	   /* arcs 2k and 2k+1 are each other's reverse */
-	uint32_t to, next; /* next arc out of the same node, OVM_NONE */
+struct ovm_flow_arc {
+	uint32_t from, to;
 	int32_t cost;
-	int64_t left; /* residual capacity */
+	int64_t cap, sent; /* sent: after solving */
 };
 
 struct ovm_flow {
-	uint32_t n;
-	uint32_t *first; /* [n] first arc out of each node */
+	uint32_t n; /* nodes */
 	OVM_VEC(struct ovm_flow_arc) arcs;
 };
 
@@ -25,7 +24,7 @@ void ovm_flow_fini(struct ovm_flow *flow);
 /* Add an arc with capacity @cap >= 0 and cost per unit @cost >= 0. Returns its number. */
 uint32_t ovm_flow_add(struct ovm_flow *flow, uint32_t from, uint32_t to, int64_t cap, int32_t cost);
 
-/* Send as much as possible from @src to @dst at least total cost; at most @max_phases distances.
+/* Send as much as possible from @src to @dst at least total cost, in at most @max_phases rounds.
  * Sums of capacities out of @src must fit 62 bits. Returns true if it finished; else what was sent
  * so far is a cheapest flow of its amount. */
 bool ovm_flow_solve(struct ovm_flow *flow, uint32_t src, uint32_t dst, uint32_t max_phases);

@@ -52,7 +52,7 @@ struct net {
 	uint32_t outside, src, dst;
 };
 
-/* --- building the network --------------------------------------------------------------------- */
+/* --- building the network ---------------------------------------------------------------- */
 
 /* @split: blocks with a count get two nodes. */
 static void net_init(struct net *net, struct ovm_cfg *cfg, bool split)
@@ -117,7 +117,7 @@ static bool *blocks_with_pred(const struct ovm_cfg *cfg)
 	return has;
 }
 
-/* --- network for samples ---------------------------------------------------------------------- */
+/* --- network for samples ----------------------------------------------------------------- */
 
 static void add_sampled(struct net *net, const struct ovm_pricing *pricing, uint32_t bb)
 {
@@ -176,7 +176,7 @@ static void add_from_samples(struct net *net, const struct ovm_pricing *pricing)
 	free(toll);
 }
 
-/* --- network for counts ----------------------------------------------------------------------- */
+/* --- network for counts ------------------------------------------------------------------ */
 
 static void add_counted(struct net *net, struct item *item, uint32_t from, uint32_t to,
 			uint64_t count)
@@ -214,7 +214,7 @@ static void add_for_repair(struct net *net)
 			    edge_target(net, &cfg->edges[e]), cfg->edges[e].count);
 }
 
-/* --- solving and reading back ----------------------------------------------------------------- */
+/* --- solving and reading back ------------------------------------------------------------ */
 
 static void solve(struct net *net)
 {
@@ -286,7 +286,7 @@ static void join_islands(const struct net *net)
 	free(entered);
 }
 
-/* --- estimates -------------------------------------------------------------------------------- */
+/* --- estimates --------------------------------------------------------------------------- */
 
 static void estimate_blocks(struct ovm_cfg *cfg)
 {
@@ -326,7 +326,7 @@ static void estimate_edges(struct ovm_cfg *cfg)
 	}
 }
 
-/* --- entry points ----------------------------------------------------------------------------- */
+/* --- entry points ------------------------------------------------------------------------ */
 
 static void solve_samples(struct ovm_cfg *cfg, struct net *net, const struct ovm_pricing *pricing)
 {

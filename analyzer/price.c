@@ -9,8 +9,8 @@
  *
  *      k large   a matter of the ratio m/k: by which factor two blocks disagree, not by how many
  *                samples
- *      k = 0     r * log(1 + m/r): not having seen a short block says little, not having seen a
- * long one among hot ones a lot, but hardly more the hotter they are
+ *      k = 0     r * log(1 + m/r): not having seen a short block says little, a long one among
+ *                hot ones a lot, but hardly more the hotter they are
  *
  * A linear program needs a price per unit. For a sampled block chords of c do. For an unsampled one
  * the chord depends on the flow that is meant: first that of the neighbourhood (estimates spread
@@ -28,7 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- what the code says ---------------------------------------------------------------------- */
+/* --- what the code says ------------------------------------------------------------------ */
 
 static bool has_call(const struct ovm_cfg *cfg, const struct ovm_block *block)
 {
@@ -76,7 +76,7 @@ static bool enters_fragment(const struct ovm_cfg *cfg, const struct ovm_edge *ed
 	       src == cfg->regions[0];
 }
 
-/* --- the neighbourhood ----------------------------------------------------------------------- */
+/* --- the neighbourhood ------------------------------------------------------------------- */
 
 struct spread {
 	double sum;
@@ -137,7 +137,7 @@ void ovm_pricing_fini(struct ovm_pricing *pricing)
 	pricing->near = NULL;
 }
 
-/* --- prices ---------------------------------------------------------------------------------- */
+/* --- prices ------------------------------------------------------------------------------ */
 
 /* @nats a unit, as an integer: 1000 is one nat for all of the group's largest flow. Rounded, so
  * that there are few different prices and with them few phases in the solver. */

@@ -4,9 +4,9 @@
  * the samples is covered; each becomes the head of a group (a cfg), and the group may pull in more
  * regions:
  *
- *      samples  900 ┌───────┐  jcc   ┌────────────┐
- *                   │ f     │──────▶ │ f.cold     │ 3 samples    one cfg {f, f.cold}: f.cold is no
- * head again └───────┘ ◀──────└────────────┘
+ *      900 samples ┌─────┐ jcc  ┌────────┐ 3 samples
+ *                  │ f   │────▶ │ f.cold │             one cfg {f, f.cold}:
+ *                  └─────┘ ◀────└────────┘             f.cold is no head again
  *
  * Fragments (their first CFI row proves that they are no function) wait until all functions had
  * their turn, because their function should be the head. A region that is in a group is marked as

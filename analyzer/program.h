@@ -1,40 +1,48 @@
 #ifndef OVM_PROGRAM_H
 #define OVM_PROGRAM_H
-/* What is known of one image during one optimization: regions, the graphs of the selected groups, and who enters them. */
+/* What is known of one image during one optimization: regions, the graphs of the selected groups,
+ * and who enters them. */
 #include "analyzer/cfg.h"
 #include "analyzer/xref.h"
 #include "profiler/profile.h"
 
 struct ovm_program {
-	struct ovm_image *image;              /* borrowed */
-	struct ovm_regions *regions;          /* borrowed */
-	OVM_VEC(struct ovm_cfg *) cfgs;       /* owned; the selected groups; a region is in at most one */
-	uint32_t *cfg_of_region;              /* [regions.n]: index into cfgs, OVM_NONE */
-	OVM_VEC(struct ovm_xref) xrefs;       /* of all regions in cfgs, ascending region */
+	struct ovm_image *image;	/* borrowed */
+	struct ovm_regions *regions;	/* borrowed */
+	OVM_VEC(struct ovm_cfg *) cfgs; /* owned; the selected groups; a region is in at most one */
+	uint32_t *cfg_of_region;	/* [regions.n]: index into cfgs, OVM_NONE */
+	OVM_VEC(struct ovm_xref) xrefs; /* of all regions in cfgs, ascending region */
 };
 
 /* One call site seen while decoding: for region order. */
 struct ovm_call {
-	uint32_t cfg, block;  /* caller */
-	uint32_t offset;      /* bytes from the block's start */
-	uint32_t callee;      /* region index */
-	uint64_t count;       /* the block's count */
+	uint32_t cfg, block; /* caller */
+	uint32_t offset;     /* bytes from the block's start */
+	uint32_t callee;     /* region index */
+	uint64_t count;	     /* the block's count */
 };
 typedef OVM_VEC(struct ovm_call) ovm_calls;
 
-/* Select and analyze. Regions with samples are taken hottest first until @share of the samples is covered (1.0: all with samples);
- * @module NULL: every region, uniform counts. @is_live: also refuse regions that call dlsym & co. (rule I7).
- * Steps: choose -> cfg -> weights -> xrefs. Fails only for lack of memory or decoder; refusals are counted. */
-int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image, struct ovm_regions *regions,
-		      const struct ovm_prof_module *module, double share, bool is_live, struct ovm_program *out);
+/* Select and analyze. Regions with samples are taken hottest first until @share of the samples is
+ * covered (1.0: all with samples);
+ * @module NULL: every region, uniform counts. @is_live: also refuse regions that call dlsym & co.
+ * (rule I7). Steps: choose -> cfg -> weights -> xrefs. Fails only for lack of memory or decoder;
+ * refusals are counted. */
+int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
+		      struct ovm_regions *regions, const struct ovm_prof_module *module,
+		      double share, bool is_live, struct ovm_program *out);
 void ovm_program_fini(struct ovm_program *program);
 
-/* Drop cfg @idx from the program and refuse its regions for @why. Indices of the other cfgs stay; the slot becomes NULL. */
-void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t idx, enum ovm_refusal why);
+/* Drop cfg @idx from the program and refuse its regions for @why. Indices of the other cfgs stay;
+ * the slot becomes NULL. */
+void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t idx,
+		      enum ovm_refusal why);
 
-/* Direct calls and direct tail jumps from block to region start among the program's cfgs; sorted by (cfg, block, offset). */
+/* Direct calls and direct tail jumps from block to region start among the program's cfgs; sorted by
+ * (cfg, block, offset). */
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls);
 
-const struct ovm_xref *ovm_program_xref(const struct ovm_program *program, uint32_t region); /* NULL if none */
+const struct ovm_xref *ovm_program_xref(const struct ovm_program *program,
+					uint32_t region); /* NULL if none */
 
 #endif

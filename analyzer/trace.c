@@ -9,9 +9,9 @@
  *    80 \   / 10
  *        D 90
  *
- * Both conditions make traces disjoint and independent of where they are started inside. A trace
- * whose end leads back to its start by its likeliest edge is a loop. Cost: O(blocks log blocks +
- * edges).
+ * Both conditions make traces disjoint and independent of where they are started inside (but for a
+ * loop: it starts at its hottest block). A trace whose end leads back to its start by its likeliest
+ * edge is a loop. Cost: O(blocks log blocks + edges).
  */
 #include "analyzer/trace.h"
 #include "analyzer/image.h"
@@ -112,12 +112,12 @@ static void grow(const struct ovm_cfg *cfg, const struct likely *likely, bool *t
 	uint32_t first = seed, bb;
 
 	taken[seed] = true;
+	for (bb = seed; (bb = next_of(likely, taken, bb)) != OVM_NONE; trace.n_blocks++)
+		taken[bb] = true;
 	for (bb = seed; (bb = prev_of(likely, taken, bb)) != OVM_NONE; trace.n_blocks++) {
 		taken[bb] = true;
 		first = bb;
 	}
-	for (bb = seed; (bb = next_of(likely, taken, bb)) != OVM_NONE; trace.n_blocks++)
-		taken[bb] = true;
 	trace.blocks = ovm_arena_array(arena, trace.n_blocks, sizeof(*trace.blocks));
 	bb = first;
 	for (uint32_t i = 0; i < trace.n_blocks; i++, bb = likely->succ[bb])

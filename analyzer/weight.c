@@ -4,9 +4,12 @@
  * times the samples of a block of one that runs as often. So the first estimate of a block's count
  * is samples / instructions, in fixed point:
  *
- *      A (4 insns) 8 samples -> 2000      A ──▶ B ──▶ D        the estimates disagree: 2000 = 500 +
- * ? = 3000 B (2 insns) 1 sample  ->  500       └──▶ C ──▶ ┘        infer.c finds the likeliest
- * consistent counts C (1 insn)  0 samples ->    0 D (1 insn)  3 samples -> 3000
+ *      A  4 insns, 8 samples  2000       A ──▶ B ──▶ D       2000 = 500 + 0 = 3000?
+ *      B  2 insns, 1 sample    500       └───▶ C ────┘       The estimates disagree; infer.c
+ *      C  1 insn,  0 samples     0                           finds the likeliest counts that
+ *      D  1 insn,  3 samples  3000                           do not.
+ *
+ * (blame.c knows better than to count instructions, but that is the idea.)
  *
  * Branch records know counts of taken edges, ranges count straight runs, and exact edges
  * (instrumented copies) need no guess at all: where a module has them for a group, samples are not

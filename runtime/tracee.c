@@ -16,6 +16,7 @@
  */
 #define OVM_LOG_DOMAIN "tracee"
 #include "runtime/tracee.h"
+#include "runtime/tunables.h"
 #include "base/log.h"
 
 #include <dirent.h>
@@ -145,6 +146,17 @@ static pid_t sharer(pid_t pid)
 	return found;
 }
 
+/* A child of vfork shares memory until it has exec'ed: only who stays counts. */
+static pid_t lasting_sharer(pid_t pid)
+{
+	pid_t other = sharer(pid);
+	for (unsigned i = 0; other && i < OVM_RT_SHARER_TRIES; i++) {
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+		other = sharer(pid);
+	}
+	return other;
+}
+
 int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid)
 {
 	char name[64], buf[8192];
@@ -169,7 +181,7 @@ int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid)
 		ovm_log(OVM_LOG_DEBUG,
 			"process %d uses a shadow stack: fine, no return address is changed",
 			(int)pid);
-	pid_t other = sharer(pid);
+	pid_t other = lasting_sharer(pid);
 	if (other)
 		return ovm_fail(ctx, OVM_E_TARGET,
 				"process %d shares the memory of process %d: left alone",

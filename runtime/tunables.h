@@ -22,6 +22,7 @@ enum {
 	OVM_RT_STOP_ATTEMPTS = 5,
 	OVM_RT_RETRY_MS = 200,	  /* after an attempt that did not stop everybody (vfork, disk) */
 	OVM_RT_PENDING_MS = 3000, /* a thread that does not report at all: no more attempts */
+	OVM_RT_SHARER_TRIES = 200, /* 5 ms apart: a vfork child is soon gone */
 	OVM_RT_SERVICE_MS = 5,	  /* while one is in that state: how often to look */
 };
 
