@@ -14,6 +14,7 @@
 #include "base/parallel.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct group { /* the placed blocks of one cfg */
 	uint32_t *order;
@@ -79,26 +80,46 @@ static void graph_free(struct ovm_tsp_graph *graph)
 	free(graph->jumps);
 }
 
+/* Ext-TSP score of the blocks order[0..n). */
+static double score_of(const struct ovm_cfg *cfg, const uint32_t *order, uint32_t n)
+{
+	uint64_t *sizes = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*sizes));
+	uint32_t *degree = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*degree));
+	double score;
+
+	ovm_cfg_foreach_bb (cfg, bb) {
+		sizes[bb] = cfg->blocks[bb].hi.v - cfg->blocks[bb].lo.v;
+		degree[bb] = cfg->blocks[bb].n_edges;
+	}
+	score = ovm_exttsp_score(order, n, sizes, cfg->edges, cfg->n_edges, degree);
+	free(degree);
+	free(sizes);
+	return score;
+}
+
+/* Put order[0..n) into a better order, unless the original one, which it has, is as good. */
+static void reorder(const struct ovm_cfg *cfg, uint32_t *order, uint32_t n)
+{
+	uint32_t *tour = ovm_alloc_array(n, sizeof(*tour));
+	struct ovm_tsp_graph graph = {0};
+
+	hot_graph(cfg, order, n, &graph);
+	ovm_exttsp_order(&graph, tour);
+	graph_free(&graph);
+	for (uint32_t i = 0; i < n; i++)
+		tour[i] = order[tour[i]];
+	if (score_of(cfg, tour, n) > score_of(cfg, order, n))
+		memcpy(order, tour, n * sizeof(*order));
+	free(tour);
+}
+
 uint32_t ovm_layout_blocks(const struct ovm_cfg *cfg, uint32_t *order, uint32_t *n_hot)
 {
 	uint32_t n = hot_blocks(cfg, order);
-	struct ovm_tsp_graph graph = {0};
-	uint32_t *tour, *hot;
 
 	*n_hot = n;
-	if (n > 2) {
-		hot_graph(cfg, order, n, &graph);
-		tour = ovm_alloc_array(n, sizeof(*tour));
-		hot = ovm_alloc_array(n, sizeof(*hot));
-		ovm_exttsp_order(&graph, tour);
-		for (uint32_t i = 0; i < n; i++)
-			hot[i] = order[tour[i]];
-		for (uint32_t i = 0; i < n; i++)
-			order[i] = hot[i];
-		free(hot);
-		free(tour);
-		graph_free(&graph);
-	}
+	if (n > 2)
+		reorder(cfg, order, n);
 	ovm_cfg_foreach_bb (cfg, bb)
 		if (is_placed(cfg, bb) && !cfg->blocks[bb].count && !(bb == 0 && *n_hot))
 			order[n++] = bb;
@@ -128,25 +149,16 @@ static void order_group(const struct ovm_cfg *cfg, const struct ovm_layout_opts 
 		group->n = group->n_hot;
 }
 
-/* Ext-TSP score of the group's blocks in this order and in the original one. */
+/* Of the order found and of the original one. */
 static void add_scores(const struct ovm_cfg *cfg, struct group *group)
 {
-	uint64_t *sizes = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*sizes));
-	uint32_t *degree = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*degree));
 	uint32_t *original = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*original));
 
-	ovm_cfg_foreach_bb (cfg, bb) {
-		sizes[bb] = cfg->blocks[bb].hi.v - cfg->blocks[bb].lo.v;
-		degree[bb] = cfg->blocks[bb].n_edges;
+	ovm_cfg_foreach_bb (cfg, bb)
 		original[bb] = bb;
-	}
-	group->score =
-	    ovm_exttsp_score(group->order, group->n, sizes, cfg->edges, cfg->n_edges, degree);
-	group->score_original =
-	    ovm_exttsp_score(original, cfg->n_blocks, sizes, cfg->edges, cfg->n_edges, degree);
+	group->score = score_of(cfg, group->order, group->n);
+	group->score_original = score_of(cfg, original, cfg->n_blocks);
 	free(original);
-	free(degree);
-	free(sizes);
 }
 
 static uint64_t hot_size(const struct ovm_cfg *cfg, const struct group *group)
@@ -164,7 +176,7 @@ static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct gro
 	for (uint32_t i = from; i < to; i++) {
 		struct ovm_slot slot = {.cfg = idx, .block = group->order[i], .align = 1};
 
-		if (i == 0) {
+		if (i == 0 && group->n_hot) {
 			slot.align = (uint16_t)OVM_TUNE(LAYOUT_ALIGN_ENTRY);
 			slot.max_pad = (uint16_t)OVM_TUNE(LAYOUT_PAD_ENTRY);
 		}
