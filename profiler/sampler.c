@@ -42,7 +42,7 @@
 enum {
 	/* At most 2 % where a timer interrupt costs 20 us (virtual machines); prime: no lockstep
 	 * with timers of the program. */
-	DEFAULT_HZ = 797,
+	DEFAULT_HZ = 997,
 	/* What perf_event_mlock_kb allows anybody; 4 s of samples at 4 kHz. */
 	RING_BYTES = 512 << 10,
 	/* Wake the tool when a ring is this part full. */

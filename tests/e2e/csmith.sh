@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Random programs, every region copied (uniform profile), must print what the original prints.
-# $OPTVM_CSMITH programs (default 20; the figure is 150) x {gcc, clang} x {-O0, -O2} x {PIE, not}.
+# $OPTVM_CSMITH programs (default 40; the figure is 150) x {gcc, clang} x {-O0, -O2} x {PIE, not}.
 set -u
 for tool in csmith gcc clang-14; do
 	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
 done
-n=${OPTVM_CSMITH:-20}
+n=${OPTVM_CSMITH:-40}
 first=${OPTVM_CSMITH_SEED:-1}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
