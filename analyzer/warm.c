@@ -3,9 +3,10 @@
  * all to the cold part costs two far jumps and a cold cache line each time one does run. But not
  * having seen a long block beside a hot one IS evidence.
  *
- *      A  count 4000 ──65 %──▶ B   30 insns, no sample: expected m = 4000 * 0.65 * 30 / 1000 = 78
- * samples: it does not run └─35 %──▶ C D  count  100 ──35 %──▶ E    2 insns, no sample: m = 100 *
- * 0.35 * 2 / 1000 = 0.07 samples: nothing is known, E stays near
+ *      A  count 4000 ──65 %──▶ B  30 insns, no sample
+ *                                 expected m = 4000 * 0.65 * 30 / 1000 = 78: it does not run
+ *      D  count  100 ──35 %──▶ E  2 insns, no sample
+ *                                 m = 100 * 0.35 * 2 / 1000 = 0.07: nothing is known, E stays near
  *
  * With k ~ negative binomial of shape r around m (the law infer.c uses) no sample leaves r / (r +
  * m) of what was expected before. What is left of the branch's probability decides: at least

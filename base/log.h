@@ -13,7 +13,7 @@ void ovm_log_setup(const char *spec);
 void ovm_log_to(FILE *stream); /* borrowed until the end of the program */
 bool ovm_log_on(const char *domain, enum ovm_log_level level);
 void ovm_log_write(const char *domain, enum ovm_log_level level, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+	__attribute__((format(printf, 3, 4), nonnull(3)));
 
 #define ovm_log(level, ...)                                                                        \
 	do {                                                                                       \

@@ -11,7 +11,7 @@ void *ovm_alloc_array(size_t n, size_t size);     /* zeroed, overflow checked */
 void *ovm_realloc_array(void *p, size_t n, size_t size);
 char *ovm_strdup(const char *s);
 char *ovm_strndup(const char *s, size_t len);
-char *ovm_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+char *ovm_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2), nonnull(1)));
 uint32_t ovm_vec_grow(uint32_t cap, uint32_t need); /* next capacity >= need */
 
 /* struct { T *v; uint32_t n, cap; }; zero-initialised is empty. Index with vec.v[i], i < vec.n. */
