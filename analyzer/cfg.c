@@ -368,9 +368,9 @@ static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 /* Hands out pieces of one allocation: graphs are many and mostly small. */
 static void *take(struct ovm_cfg *cfg, size_t *used, const void *from, size_t n, size_t size)
 {
-	char *p = (char *)cfg->storage + *used;
+	char *p = cfg->storage ? (char *)cfg->storage + *used : NULL;
 	*used += (n * size + 15) & ~(size_t)15;
-	if (cfg->storage && from && n)
+	if (p && from && n)
 		memcpy(p, from, n * size);
 	return p;
 }
