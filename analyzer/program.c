@@ -358,20 +358,3 @@ void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls)
 		for (uint32_t bb = 0; program->cfgs.v[c] && bb < program->cfgs.v[c]->n_blocks; bb++)
 			block_calls(program, c, bb, calls);
 }
-
-const struct ovm_xref *ovm_program_xref(const struct ovm_program *program, uint32_t region)
-{
-	uint32_t lo = 0, hi = program->xrefs.n;
-
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (program->xrefs.v[mid].region < region)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < program->xrefs.n && program->xrefs.v[lo].region == region
-		   ? &program->xrefs.v[lo]
-		   : NULL;
-}

@@ -42,7 +42,4 @@ void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t
  * (cfg, block, offset). */
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls);
 
-const struct ovm_xref *ovm_program_xref(const struct ovm_program *program,
-					uint32_t region); /* NULL if none */
-
 #endif

@@ -3,7 +3,6 @@
 #include "base/vec.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct ovm_arena_chunk {
 	struct ovm_arena_chunk *next;
@@ -35,12 +34,6 @@ void *ovm_arena_array(struct ovm_arena *arena, size_t n, size_t size)
 	if (__builtin_mul_overflow(n, size, &total))
 		total = SIZE_MAX / 2; /* the allocator reports it */
 	return ovm_arena_alloc(arena, total);
-}
-
-char *ovm_arena_strdup(struct ovm_arena *arena, const char *s)
-{
-	size_t n = strlen(s) + 1;
-	return memcpy(ovm_arena_alloc(arena, n), s, n);
 }
 
 void ovm_arena_free(struct ovm_arena *arena)

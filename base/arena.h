@@ -11,7 +11,6 @@ struct ovm_arena {
 
 void *ovm_arena_alloc(struct ovm_arena *arena, size_t size); /* zeroed, 16-byte aligned; valid until free */
 void *ovm_arena_array(struct ovm_arena *arena, size_t n, size_t size);
-char *ovm_arena_strdup(struct ovm_arena *arena, const char *s);
 void ovm_arena_free(struct ovm_arena *arena); /* everything; the arena is empty and usable again */
 
 #endif
