@@ -31,7 +31,7 @@ struct ovm_prof_range { /* straight-line run from @from up to and including the 
 };
 
 struct ovm_prof_edge { /* exact: control went from the instruction at @from directly to @to, taken
-			  or fallen into */
+			  or fallen into; @from 0: from anywhere outside (entries of regions) */
 	ovm_va from, to;
 	uint64_t count;
 };

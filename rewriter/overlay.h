@@ -15,6 +15,7 @@
  * All addresses are link-time addresses of the one image; live, the overlay is mapped at bias + base.
  */
 #include "analyzer/layout.h"
+#include "analyzer/probes.h"
 
 enum { /* ovm_map_entry.flags */
 	OVM_MAP_SYNTH = 1 << 0,      /* a jump we made: state is "about to execute old" */
@@ -22,6 +23,9 @@ enum { /* ovm_map_entry.flags */
 	OVM_MAP_SYSCALL = 1 << 2,    /* the same for the PC after a system call */
 	OVM_MAP_DUPLICATE = 1 << 3,  /* a second copy: old -> new prefers the entry without this */
 	OVM_MAP_PAD = 1 << 4,        /* alignment filler: with SYNTH nops that are run through, about to execute old; else never executed */
+	OVM_MAP_COUNT = 1 << 5,      /* with SYNTH: `incq counter(%rip)`, about to execute old, before which flags are dead */
+	OVM_MAP_EXIT = 1 << 6,       /* with SYNTH and PAD: one 5-byte nop right behind a copied call (old: what the call returns to).
+				      * When the overlay is retired a jump to old may be written over it */
 };
 
 struct ovm_map_entry {
@@ -81,11 +85,15 @@ struct ovm_overlay {
 	OVM_VEC(struct ovm_table_copy) tables;
 	OVM_VEC(struct ovm_new_fde) fdes;         /* ascending off, disjoint, cover all code but padding */
 	uint32_t n_regions, n_blocks, n_insns;    /* copied */
+	ovm_va counters;                          /* instrumented copies: link-time address of counter 0, 8-byte aligned, outside [base, base + size); else 0 */
+	uint32_t n_counters;                      /* of 8 bytes each, incremented without lock */
 };
 
 struct ovm_overlay_opts {
 	ovm_va base;       /* link-time address of byte 0; 64-byte aligned */
 	bool no_patches;   /* leave patches empty (tests) */
+	const struct ovm_probes *probes; /* NULL: plain copies; else instrumented ones, with EXIT nops behind calls */
+	ovm_va counters;   /* with probes: where the counters will be, within 2 GiB of the code */
 };
 
 /* Emit, relax, fix up, copy tables, write unwind data, plan entry patches. Deterministic.
