@@ -508,6 +508,7 @@ int ovm_cfg_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm
 	if (why == OVM_REFUSE_NONE && !finish(&build, cfg))
 		why = OVM_REFUSE_SDT;
 	if (why == OVM_REFUSE_NONE) {
+		ovm_cfg_verify(cfg, regions);
 		*out = cfg;
 	} else {
 		ovm_cfg_free(cfg);

@@ -86,6 +86,7 @@ struct ovm_cfg {
 				  * blocks may be entered along edges that are not here */
 	uint64_t samples;	 /* PC samples in the group */
 	bool has_counts;	 /* weight.c has run */
+	bool is_exact;		 /* counts are executions; else what samples suggest (rescale.c) */
 	void *storage;		 /* one allocation that holds the arrays above */
 	struct ovm_arena arena;	 /* for what is added later */
 };

@@ -430,6 +430,18 @@ static void find_eh_frame(struct ovm_image_load *load)
 		image->eh_frame_size = sh.sh_size;
 }
 
+/* Where section @name is in memory; untouched if there is none or not all of it is in the file. */
+static void find_section(const struct ovm_image_load *load, const char *name, ovm_va *va,
+			 uint64_t *size)
+{
+	Elf64_Shdr sh;
+	if (ovm_image_section_named(load, name, &sh) &&
+	    ovm_image_at(load->image, ovm_va_of(sh.sh_addr), sh.sh_size)) {
+		*va = ovm_va_of(sh.sh_addr);
+		*size = sh.sh_size;
+	}
+}
+
 /* --- open and close
  * -------------------------------------------------------------------------------------------- */
 
@@ -454,6 +466,8 @@ static int load_all(struct ovm_image_load *load)
 	if (ovm_image_section_named(load, ".note.optvm", &sh))
 		image->is_processed = true;
 	find_eh_frame(load);
+	find_section(load, "__rseq_cs", &image->rseq_cs, &image->rseq_cs_size);
+	find_section(load, "__rseq_cs_ptr_array", &image->rseq_ptrs, &image->rseq_ptrs_size);
 	ovm_image_load_symtab(load);
 	ovm_image_sort_symbols(image);
 	ovm_image_load_probes(load);

@@ -69,6 +69,8 @@ struct ovm_image {
 	ovm_va relro_lo, relro_hi;
 	ovm_va eh_frame_hdr, eh_frame; /* 0 if none */
 	uint64_t eh_frame_hdr_size, eh_frame_size; /* size of eh_frame: to the end of its segment if unknown */
+	ovm_va rseq_cs, rseq_ptrs; /* sections __rseq_cs, __rseq_cs_ptr_array; 0 if none */
+	uint64_t rseq_cs_size, rseq_ptrs_size;
 	OVM_VEC(struct ovm_segment) segments; /* ascending lo */
 	OVM_VEC(struct ovm_symbol) symbols;   /* sorted by va; functions and objects of .symtab and .dynsym */
 	OVM_VEC(struct ovm_reloc) relocs;     /* sorted by at */

@@ -18,6 +18,8 @@ struct ovm_slot {
 	uint16_t
 	    align; /* power of two; pad so that the slot starts aligned, at most max_pad bytes */
 	uint16_t max_pad;
+	uint32_t stub; /* 0: a copy of the block; else 1 + a cfg edge out of it: only the counter of
+			  that edge stands here */
 };
 
 struct ovm_layout {

@@ -19,7 +19,7 @@ enum ovm_probe_kind {
 
 struct ovm_probe {
 	uint32_t cfg, block; /* into program->cfgs, cfg->blocks; EDGE: the edge's source */
-	uint32_t insn;	     /* BLOCK: into cfg->insns, inside the block. Flags are dead before it */
+	uint32_t insn;	     /* BLOCK: into cfg->insns, inside the block, behind endbr64. Flags are dead before it */
 	uint32_t edge;	     /* EDGE: into cfg->edges. Flags are dead at its target */
 	uint32_t counter;    /* 0.. n_counters - 1, unique */
 	uint8_t kind;	     /* enum ovm_probe_kind */
@@ -32,7 +32,7 @@ struct ovm_arc {
 	uint32_t counter; /* OVM_NONE: on the tree, or cannot be counted */
 	bool on_tree;	  /* false with OVM_NONE: cannot be counted (flags live everywhere); taken as unknown */
 };
-typedef OVM_VEC(struct ovm_arc) ovm_arcs; /* grouped by cfg; nodes of a cfg are contiguous */
+typedef OVM_VEC(struct ovm_arc) ovm_arcs; /* grouped by cfg; nodes of a cfg are contiguous, EXT first */
 
 struct ovm_probes {
 	OVM_VEC(struct ovm_probe) v; /* sorted by (cfg, block, kind, insn or edge); two BLOCK probes never share a block */
@@ -49,7 +49,8 @@ void ovm_probes_fini(struct ovm_probes *probes);
 /* True if the arithmetic flags are certainly dead before the instruction at @va of original code:
  * on the straight line from there (direct jumps followed, at most 32 instructions) they are all
  * written, or a call, return or system call comes, before anything reads them, branches
- * conditionally or jumps indirectly. The checker applies the same rule with its own decoder. */
+ * conditionally or jumps indirectly. An instruction that leaves some of them as they were counts as
+ * a reader. The checker proves as much with its own decoder. */
 bool ovm_flags_dead(struct ovm_decoder *dec, const struct ovm_image *image, ovm_va va);
 
 /* Counts of all arcs from the values of the counters. @counts: caller's array [arcs->n]. Small

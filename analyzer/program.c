@@ -17,6 +17,7 @@
  * forwards to dlsym with a jump is not seen as a caller of dlsym in its callers.
  */
 #include "analyzer/program.h"
+#include "analyzer/rescale.h"
 #include "analyzer/weight.h"
 #include "base/parallel.h"
 
@@ -91,22 +92,26 @@ static void count_samples(struct selection *sel, const struct ovm_regions *regio
 	}
 }
 
+static void make_known(struct selection *sel, const struct ovm_regions *regions, ovm_va va,
+		       uint64_t count)
+{
+	uint32_t r = count ? ovm_region_find(regions, va) : OVM_NONE;
+
+	if (r != OVM_NONE && !sel->samples[r])
+		sel->samples[r] = 1;
+}
+
 /* Exact edges and branch records make a region known even if no sample hit it. */
 static void count_records(struct selection *sel, const struct ovm_regions *regions)
 {
 	const struct ovm_prof_module *module = sel->module;
-	uint32_t r;
 
-	for (uint32_t i = 0; module && i < module->edges.n; i++)
-		if (module->edges.v[i].count &&
-		    (r = ovm_region_find(regions, module->edges.v[i].from)) != OVM_NONE &&
-		    !sel->samples[r])
-			sel->samples[r] = 1;
+	for (uint32_t i = 0; module && i < module->edges.n; i++) {
+		const struct ovm_prof_edge *edge = &module->edges.v[i];
+		make_known(sel, regions, edge->from.v ? edge->from : edge->to, edge->count);
+	}
 	for (uint32_t i = 0; module && i < module->branches.n; i++)
-		if (module->branches.v[i].count &&
-		    (r = ovm_region_find(regions, module->branches.v[i].to)) != OVM_NONE &&
-		    !sel->samples[r])
-			sel->samples[r] = 1;
+		make_known(sel, regions, module->branches.v[i].to, module->branches.v[i].count);
 }
 
 static int by_samples(const void *a, const void *b)
@@ -271,6 +276,8 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 		ovm_program_fini(&program);
 	} else {
 		ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
+		if (module)
+			ovm_rescale(&program);
 		refuse_rest(&sel, &program);
 		scan_xrefs(&sel, &program);
 		*out = program;

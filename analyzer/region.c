@@ -14,6 +14,7 @@
  * and counted; a walk ends at the first record whose length makes no sense.
  */
 #include "analyzer/region.h"
+#include "analyzer/rseq.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -462,6 +463,23 @@ static void classify(struct ovm_ctx *ctx, const struct ovm_image *image,
 		ovm_region_refuse(ctx, regions, idx, OVM_REFUSE_PLT);
 }
 
+/* Both lists ascend. Regions that overlap were refused for that. */
+static void refuse_rseqs(struct ovm_ctx *ctx, const struct ovm_image *image,
+			 struct ovm_regions *regions)
+{
+	ovm_rseqs rseqs;
+	ovm_rseq_find(image, &rseqs);
+	for (uint32_t i = 0, next = 0; i < regions->v.n; i++) {
+		while (next < rseqs.n && rseqs.v[next].hi.v <= regions->v.v[i].lo.v)
+			next++;
+		if (next == rseqs.n)
+			break;
+		if (rseqs.v[next].lo.v < regions->v.v[i].hi.v)
+			ovm_region_refuse(ctx, regions, i, OVM_REFUSE_RSEQ);
+	}
+	ovm_vec_free(&rseqs);
+}
+
 /* --- public
  * ----------------------------------------------------------------------------------------------------------
  */
@@ -488,6 +506,7 @@ int ovm_regions_build(struct ovm_ctx *ctx, const struct ovm_image *image, struct
 	refuse_overlaps(ctx, &regions);
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		classify(ctx, image, &regions, i);
+	refuse_rseqs(ctx, image, &regions);
 	*out = regions;
 	return 0;
 }

@@ -170,11 +170,35 @@ static uint32_t attach_ranges(struct ovm_cfg *cfg, const struct ovm_prof_module 
 	return n;
 }
 
-/* Block counts from edge counts: whatever is larger of what comes in and what goes out. */
-static void blocks_from_edges(struct ovm_cfg *cfg)
+/* Exact counts of arrivals from outside, edges from 0. @in: [n_blocks], added to. */
+static uint32_t attach_entries(const struct ovm_cfg *cfg, const struct ovm_prof_module *module,
+			       uint64_t *in)
 {
-	uint64_t *in = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*in));
+	uint32_t n = 0, end;
 
+	LOWER_BOUND(&module->edges, from, 1, end);
+	ovm_cfg_foreach_bb (cfg, bb) {
+		uint32_t lo = 0, hi = end;
+
+		while (lo < hi) {
+			uint32_t mid = lo + (hi - lo) / 2;
+			if (module->edges.v[mid].to.v < cfg->blocks[bb].lo.v)
+				lo = mid + 1;
+			else
+				hi = mid;
+		}
+		if (lo == end || module->edges.v[lo].to.v != cfg->blocks[bb].lo.v)
+			continue;
+		in[bb] = clamp_count(module->edges.v[lo].count);
+		n++;
+	}
+	return n;
+}
+
+/* Block counts from edge counts: whatever is larger of what comes in and what goes out. @in: what
+ * comes in from outside; used up. */
+static void blocks_from_edges(struct ovm_cfg *cfg, uint64_t *in)
+{
 	for (uint32_t e = 0; e < cfg->n_edges; e++)
 		if (cfg->edges[e].dst != OVM_NONE)
 			in[cfg->edges[e].dst] =
@@ -186,32 +210,57 @@ static void blocks_from_edges(struct ovm_cfg *cfg)
 		for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++)
 			out = add_saturated(out, cfg->edges[e].count);
 		cfg->blocks[bb].count = in[bb] > out ? in[bb] : out;
+		/* windows are short: what a sample hit does run */
+		if (!cfg->blocks[bb].count && cfg->blocks[bb].samples)
+			cfg->blocks[bb].count = 1;
 	}
-	free(in);
+}
+
+/* Nothing is known of @cfg but how often it is entered: all of it may run as often. */
+static void spread_entries(struct ovm_cfg *cfg, const uint64_t *in)
+{
+	uint64_t most = 0;
+
+	ovm_cfg_foreach_bb (cfg, bb)
+		most = in[bb] > most ? in[bb] : most;
+	ovm_cfg_foreach_bb (cfg, bb)
+		if (cfg->blocks[bb].region == cfg->regions[0])
+			cfg->blocks[bb].count = most;
+	for (uint32_t e = 0; e < cfg->n_edges; e++)
+		if (cfg->edges[e].dst != OVM_NONE)
+			cfg->edges[e].count = cfg->blocks[cfg->edges[e].dst].count;
 }
 
 void ovm_weight_attach(struct ovm_ctx *ctx, struct ovm_cfg *cfg,
 		       const struct ovm_prof_module *module)
 {
-	uint32_t n_exact = 0, n_branches = 0;
+	uint32_t n_edges = 0, n_entries = 0;
 
 	(void)ctx;
 	clear(cfg);
 	cfg->has_counts = true;
 	if (!module)
 		return;
+	uint64_t *in = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(*in));
 	attach_samples(cfg, module);
-	if (module->edges.n)
-		n_exact = attach_edges(cfg, module);
-	if (!n_exact && (module->branches.n || module->ranges.n))
-		n_branches = attach_branches(cfg, module) + attach_ranges(cfg, module);
-	if (n_exact || n_branches) {
-		blocks_from_edges(cfg);
+	if (module->edges.n) {
+		n_edges = attach_edges(cfg, module);
+		n_entries = attach_entries(cfg, module, in);
+	}
+	cfg->is_exact = n_edges || (n_entries && !cfg->n_edges);
+	if (!n_edges && (module->branches.n || module->ranges.n))
+		n_edges = attach_branches(cfg, module) + attach_ranges(cfg, module);
+	if (n_edges || cfg->is_exact) {
+		blocks_from_edges(cfg, in);
 		ovm_infer_repair(cfg);
 	} else if (cfg->samples) {
 		ovm_infer_samples(cfg);
 		ovm_weight_warm(cfg);
+	} else if (n_entries) {
+		cfg->is_exact = true;
+		spread_entries(cfg, in);
 	}
+	free(in);
 }
 
 void ovm_weight_uniform(struct ovm_cfg *cfg)

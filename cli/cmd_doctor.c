@@ -1,5 +1,5 @@
-/* optvm doctor [ELF]: what this machine, this kernel and this file allow, and what to type to allow
- * more.
+/* optvm doctor [PID|ELF]: what this machine, this kernel and this process or file allow, and what
+ * to type to allow more.
  *
  * Asked by trying wherever trying is harmless (open an event on ourselves, trace a child of ours):
  * containers and security modules forbid things that no file in /proc tells.
@@ -7,6 +7,7 @@
 #include "analyzer/image.h"
 #include "analyzer/region.h"
 #include "cli/commands.h"
+#include "cli/doctor.h"
 #include "cli/summary.h"
 #include "profiler/pmu.h"
 
@@ -14,6 +15,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -23,34 +25,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum verdict { GOOD, NOTE, LACK };
-
-struct finding {
-	const char *what;
-	enum verdict verdict;
-	char *text;
-};
-struct findings {
-	OVM_VEC(struct finding) v;
-	bool lacks;
-};
-
-static void add(struct findings *f, enum verdict verdict, const char *what, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
-
-static void add(struct findings *f, enum verdict verdict, const char *what, const char *fmt, ...)
+void ovm_finding_add(struct ovm_findings *f, enum ovm_verdict verdict, const char *what,
+		     const char *fmt, ...)
 {
 	char text[1024];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	ovm_vec_push(&f->v, (struct finding){what, verdict, ovm_strdup(text)});
-	f->lacks |= verdict == LACK;
+	ovm_vec_push(&f->v, (struct ovm_finding){what, verdict, ovm_strdup(text)});
+	f->lacks |= verdict == OVM_LACK;
 }
 
-/* The number in a one-line file, or @missing. */
-static long read_number(const char *path, long missing)
+void ovm_findings_fini(struct ovm_findings *f)
+{
+	for (uint32_t i = 0; i < f->v.n; i++)
+		free(f->v.v[i].text);
+	ovm_vec_free(&f->v);
+}
+
+long ovm_doctor_number(const char *path, long missing)
 {
 	FILE *from = fopen(path, "re");
 	long x;
@@ -64,13 +58,13 @@ static long read_number(const char *path, long missing)
 
 /* --- the machine --- */
 
-static bool can_count(const char *event, struct ovm_ctx *ctx)
+bool ovm_doctor_can_count(struct ovm_ctx *ctx, const char *event, pid_t pid)
 {
 	struct perf_event_attr attr = {.size = sizeof(attr)};
 	if (ovm_pmu_encode(ctx, event, &attr))
 		return false;
 	attr.exclude_kernel = attr.exclude_hv = 1;
-	int fd = ovm_pmu_open(&attr, 0, -1);
+	int fd = ovm_pmu_open(&attr, pid, -1);
 	if (fd < 0) {
 		ovm_pmu_fail(ctx, -fd, event);
 		return false;
@@ -79,28 +73,32 @@ static bool can_count(const char *event, struct ovm_ctx *ctx)
 	return true;
 }
 
-static void check_perf(struct findings *f)
+static void check_perf(struct ovm_findings *f)
 {
 	enum { ABSENT = -99 };
-	long paranoid = read_number("/proc/sys/kernel/perf_event_paranoid", ABSENT);
+	long paranoid = ovm_doctor_number("/proc/sys/kernel/perf_event_paranoid", ABSENT);
 	struct ovm_ctx ctx;
 	ovm_ctx_init(&ctx);
 	if (paranoid == ABSENT)
-		add(f, NOTE, "perf_event_paranoid", "absent: this kernel has no perf_event");
+		ovm_finding_add(f, OVM_NOTE, "perf_event_paranoid",
+				"absent: this kernel has no perf_event");
 	else
-		add(f, paranoid <= 2 || !geteuid() ? GOOD : NOTE, "perf_event_paranoid",
+		ovm_finding_add(
+		    f, paranoid <= 2 || !geteuid() ? OVM_GOOD : OVM_NOTE, "perf_event_paranoid",
 		    paranoid <= 2
 			? "%ld"
 			: "%ld: without privileges needs <= 2: sysctl kernel.perf_event_paranoid=2",
 		    paranoid);
-	if (can_count("cpu-clock", &ctx))
-		add(f, GOOD, "sampling", "perf_event works (cpu-clock)");
+	if (ovm_doctor_can_count(&ctx, "cpu-clock", 0))
+		ovm_finding_add(f, OVM_GOOD, "sampling", "perf_event works (cpu-clock)");
 	else
-		add(f, NOTE, "sampling", "no perf_event, the ptrace sampler is used: %s", ctx.msg);
+		ovm_finding_add(f, OVM_NOTE, "sampling",
+				"no perf_event, the ptrace sampler is used: %s", ctx.msg);
 	if (!strcmp(ovm_pmu_default_event(), "cycles"))
-		add(f, GOOD, "PMU", "present: cycles can be sampled");
+		ovm_finding_add(f, OVM_GOOD, "PMU", "present: cycles can be sampled");
 	else
-		add(f, NOTE, "PMU",
+		ovm_finding_add(
+		    f, OVM_NOTE, "PMU",
 		    "none that counts cycles here (usual in virtual machines): cpu-clock is used");
 }
 
@@ -125,7 +123,7 @@ static int try_ptrace(void)
 	return err;
 }
 
-static void check_ptrace(struct findings *f)
+static void check_ptrace(struct ovm_findings *f)
 {
 	enum { ABSENT = -1 };
 	static const char *const meanings[] = {
@@ -134,40 +132,43 @@ static void check_ptrace(struct findings *f)
 	    "root only: sysctl kernel.yama.ptrace_scope=1",
 	    "nobody, until the next boot",
 	};
-	long scope = read_number("/proc/sys/kernel/yama/ptrace_scope", ABSENT);
+	long scope = ovm_doctor_number("/proc/sys/kernel/yama/ptrace_scope", ABSENT);
 	if (scope == ABSENT)
-		add(f, GOOD, "ptrace_scope", "absent (no Yama): any process of the same user");
+		ovm_finding_add(f, OVM_GOOD, "ptrace_scope",
+				"absent (no Yama): any process of the same user");
 	else
-		add(f, scope <= 1 ? GOOD : NOTE, "ptrace_scope", "%ld: %s", scope,
-		    scope >= 0 && scope <= 3 ? meanings[scope] : "unknown");
+		ovm_finding_add(f, scope <= 1 ? OVM_GOOD : OVM_NOTE, "ptrace_scope", "%ld: %s",
+				scope, scope >= 0 && scope <= 3 ? meanings[scope] : "unknown");
 	int err = try_ptrace();
 	if (err)
-		add(f, LACK, "ptrace",
+		ovm_finding_add(
+		    f, OVM_LACK, "ptrace",
 		    "a child cannot be traced (%s): 'run' can only start programs: allow ptrace "
 		    "(in a container: --cap-add=SYS_PTRACE)",
 		    strerror(err));
 	else
-		add(f, GOOD, "ptrace", "a child can be traced and stopped");
+		ovm_finding_add(f, OVM_GOOD, "ptrace", "a child can be traced and stopped");
 }
 
-static void check_machine(struct findings *f)
+static void check_machine(struct ovm_findings *f)
 {
 	struct utsname name;
 	if (!uname(&name))
-		add(f, strcmp(name.machine, "x86_64") ? LACK : GOOD, "machine", "%s, Linux %s",
-		    name.machine, name.release);
+		ovm_finding_add(f, strcmp(name.machine, "x86_64") ? OVM_LACK : OVM_GOOD, "machine",
+				"%s, Linux %s", name.machine, name.release);
 	check_perf(f);
 	check_ptrace(f);
 }
 
 /* --- one file --- */
 
-static void check_coverage(struct findings *f, struct ovm_ctx *ctx, const struct ovm_image *image)
+static void check_coverage(struct ovm_findings *f, struct ovm_ctx *ctx,
+			   const struct ovm_image *image)
 {
 	struct ovm_regions regions = {0};
 	uint64_t code = 0, covered = 0;
 	if (ovm_regions_build(ctx, image, &regions)) {
-		add(f, LACK, "unwind data", "%s", ctx->msg);
+		ovm_finding_add(f, OVM_LACK, "unwind data", "%s", ctx->msg);
 		return;
 	}
 	for (uint32_t i = 0; i < image->segments.n; i++)
@@ -175,13 +176,13 @@ static void check_coverage(struct findings *f, struct ovm_ctx *ctx, const struct
 			code += image->segments.v[i].filesz;
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		covered += regions.v.v[i].hi.v - regions.v.v[i].lo.v;
-	add(f, regions.v.n ? GOOD : LACK, "unwind data",
-	    "%u regions, %.1f %% of %" PRIu64 " executable bytes", regions.v.n,
-	    ovm_percent(covered, code), code);
+	ovm_finding_add(f, regions.v.n ? OVM_GOOD : OVM_LACK, "unwind data",
+			"%u regions, %.1f %% of %" PRIu64 " executable bytes", regions.v.n,
+			ovm_percent(covered, code), code);
 	ovm_regions_free(&regions);
 }
 
-static void check_runtimes(struct findings *f, const struct ovm_image *image)
+static void check_runtimes(struct ovm_findings *f, const struct ovm_image *image)
 {
 	static const struct {
 		uint32_t bit;
@@ -201,48 +202,50 @@ static void check_runtimes(struct findings *f, const struct ovm_image *image)
 			at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "",
 					       known[i].name);
 	if (list[0])
-		add(f, LACK, "runtime",
-		    "%s: looks frames up by return address, so it is left alone", list);
+		ovm_finding_add(f, OVM_LACK, "runtime",
+				"%s: looks frames up by return address, so it is left alone", list);
 	else
-		add(f, GOOD, "runtime", "none that looks frames up by return address");
+		ovm_finding_add(f, OVM_GOOD, "runtime",
+				"none that looks frames up by return address");
 }
 
-static int check_file(struct findings *f, struct ovm_ctx *ctx, const char *path)
+int ovm_doctor_file(struct ovm_findings *f, struct ovm_ctx *ctx, const char *path)
 {
 	struct ovm_image *image;
 	int err = ovm_image_open(ctx, path, &image);
 	if (err)
 		return err;
-	add(f, GOOD, "file", "ELF64 x86-64, %s, id %s",
-	    !image->is_dyn	? "executable at a fixed address"
-	    : image->has_interp ? "executable, position-independent"
-				: "shared library or static PIE",
-	    image->id);
+	ovm_finding_add(f, OVM_GOOD, "file", "ELF64 x86-64, %s, id %s",
+			!image->is_dyn	    ? "executable at a fixed address"
+			: image->has_interp ? "executable, position-independent"
+					    : "shared library or static PIE",
+			image->id);
 	check_coverage(f, ctx, image);
 	check_runtimes(f, image);
 	if (image->is_processed)
-		add(f, LACK, "processed", "already rewritten by optvm: give it the original");
+		ovm_finding_add(f, OVM_LACK, "processed",
+				"already rewritten by optvm: give it the original");
 	ovm_image_close(image);
 	return 0;
 }
 
 /* --- output --- */
 
-static void print_text(const struct findings *f, const struct ovm_style *style)
+static void print_text(const struct ovm_findings *f, const struct ovm_style *style)
 {
 	static const char *const words[] = {"ok", "note", "lack"};
 	for (uint32_t i = 0; i < f->v.n; i++) {
-		const struct finding *x = &f->v.v[i];
-		const char *colour = x->verdict == GOOD	  ? style->good
-				     : x->verdict == LACK ? style->bad
-							  : style->bold;
+		const struct ovm_finding *x = &f->v.v[i];
+		const char *colour = x->verdict == OVM_GOOD   ? style->good
+				     : x->verdict == OVM_LACK ? style->bad
+							      : style->bold;
 		printf("%s%-5s%s %-20s ", colour, words[x->verdict], style->off, x->what);
 		ovm_put_clean(x->text, stdout);
 		putchar('\n');
 	}
 }
 
-static void print_json(const struct findings *f)
+static void print_json(const struct ovm_findings *f)
 {
 	static const char *const words[] = {"ok", "note", "lack"};
 	json_t *list = json_array();
@@ -257,27 +260,38 @@ static void print_json(const struct findings *f)
 	json_decref(doc);
 }
 
+/* Digits only; a file of such a name is called ./123. Too large for a PID: none has it. */
+static bool is_pid(const char *word, pid_t *pid)
+{
+	if (!*word || word[strspn(word, "0123456789")])
+		return false;
+	long x = strtol(word, NULL, 10); /* LONG_MAX if too large */
+	*pid = x > INT_MAX ? INT_MAX : (pid_t)x;
+	return true;
+}
+
 int ovm_cmd_doctor(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	(void)status;
 	struct ovm_style style;
-	struct findings findings = {0};
+	struct ovm_findings findings = {0};
+	pid_t pid;
 	if (opts->n_words > 1)
-		return ovm_fail(ctx, OVM_E_USAGE, "doctor: one file at a time");
+		return ovm_fail(ctx, OVM_E_USAGE, "doctor: one process or file at a time");
 	int err = ovm_style_choose(ctx, opts, stdout, &style);
 	if (err)
 		return err;
-	if (opts->n_words)
-		err = check_file(&findings, ctx, opts->words[0]);
+	if (opts->n_words && is_pid(opts->words[0], &pid))
+		err = ovm_doctor_process(&findings, ctx, pid);
+	else if (opts->n_words)
+		err = ovm_doctor_file(&findings, ctx, opts->words[0]);
 	else
 		check_machine(&findings);
 	if (!err && ovm_option_given(opts, OVM_OPT_JSON))
 		print_json(&findings);
 	else if (!err)
 		print_text(&findings, &style);
-	for (uint32_t i = 0; i < findings.v.n; i++)
-		free(findings.v.v[i].text);
-	ovm_vec_free(&findings.v);
+	ovm_findings_fini(&findings);
 	if (err)
 		return err;
 	ctx->msg[0] = 0; /* what failed is told in the findings */

@@ -3,20 +3,22 @@
  *   regions   the FDE ranges                       traces    hot paths
  *   cfg       blocks, edges, jump tables           layout    the order of the copies
  *   weights   the same with counts                 overlay   the bytes, as they would be installed
+ *   score     how good the profile is, against exact counts
  */
 #include "analyzer/trace.h"
 #include "analyzer/weight.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
+#include "cli/score.h"
 #include "rewriter/elf_write.h"
 
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum stage { REGIONS, CFG, WEIGHTS, TRACES, LAYOUT, OVERLAY, N_STAGES };
-static const char *const stage_names[N_STAGES] = {"regions", "cfg",    "weights",
-						  "traces",  "layout", "overlay"};
+enum stage { REGIONS, CFG, WEIGHTS, TRACES, LAYOUT, OVERLAY, SCORE, N_STAGES };
+static const char *const stage_names[N_STAGES] = {"regions", "cfg",	"weights", "traces",
+						  "layout",  "overlay", "score"};
 
 struct job {
 	enum stage stage;
@@ -31,8 +33,9 @@ struct job {
 static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
 {
 	if (!opts->n_words)
-		return ovm_fail(ctx, OVM_E_USAGE,
-				"dump: which stage? regions cfg weights traces layout overlay");
+		return ovm_fail(
+		    ctx, OVM_E_USAGE,
+		    "dump: which stage? regions cfg weights traces layout overlay score");
 	for (job->stage = REGIONS; job->stage < N_STAGES; job->stage++)
 		if (!strcmp(stage_names[job->stage], opts->words[0]))
 			break;
@@ -40,7 +43,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 		const char *near = ovm_nearest(opts->words[0], stage_names, N_STAGES);
 		return ovm_fail(ctx, OVM_E_USAGE, "dump: unknown stage '%s'%s%s%s", opts->words[0],
 				near ? ": did you mean '"
-				     : ": regions cfg weights traces layout overlay",
+				     : ": regions cfg weights traces layout overlay score",
 				near ? near : "", near ? "'?" : "");
 	}
 	if (opts->n_words < 2)
@@ -49,6 +52,13 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	if (opts->n_words > 2)
 		return ovm_fail(ctx, OVM_E_USAGE, "dump: one input file at a time, not also %s",
 				opts->words[2]);
+	if (job->stage != SCORE && (opts->value[OVM_OPT_AGAINST] || opts->value[OVM_OPT_JSON]))
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"dump %s: --against and --json are for dump score", opts->words[0]);
+	if (job->stage == SCORE &&
+	    (opts->value[OVM_OPT_ONLY_REGION] || opts->value[OVM_OPT_UNIFORM]))
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"dump score: --only and --uniform are for other stages");
 	job->only = opts->value[OVM_OPT_ONLY_REGION];
 	return ovm_inputs_engine(ctx, opts, &job->engine_opts);
 }
@@ -216,6 +226,13 @@ static int dump_engine(struct ovm_ctx *ctx, struct job *job)
 	return err;
 }
 
+static int dump(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+{
+	if (job->stage == SCORE)
+		return ovm_dump_score(ctx, opts, &job->engine_opts, job->image, job->module);
+	return job->stage < LAYOUT ? dump_analysis(ctx, job) : dump_engine(ctx, job);
+}
+
 int ovm_cmd_dump(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	(void)status;
@@ -231,7 +248,7 @@ int ovm_cmd_dump(struct ovm_ctx *ctx, const struct ovm_options *opts, int *statu
 		job.module = NULL;
 	job.engine_opts.uniform = !job.module;
 	if (!err)
-		err = job.stage < LAYOUT ? dump_analysis(ctx, &job) : dump_engine(ctx, &job);
+		err = dump(ctx, opts, &job);
 	ovm_decoder_close(job.dec);
 	ovm_image_close(job.image);
 	ovm_profile_free(job.prof);

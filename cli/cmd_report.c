@@ -364,7 +364,7 @@ int ovm_cmd_report(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 	struct ovm_profile *prof;
 	int err = parse(ctx, opts, &model, &engine);
 	if (!err)
-		err = ovm_profile_load(ctx, opts->words[0], &prof);
+		err = ovm_inputs_load(ctx, opts->words[0], &prof);
 	if (err)
 		return err;
 	model.prof = prof;

@@ -1,4 +1,5 @@
 /* optvm rewrite IN -p PROF... -o OUT: the engine with the ELF writer as its sink. */
+#include "analyzer/stale.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
 #include "cli/summary.h"
@@ -54,6 +55,31 @@ static void hash_profile(const struct ovm_profile *prof, char *out, size_t size)
 	free(text);
 }
 
+/* No module of the profile has this build-id: it may be of another build of the same program. Where
+ * no module has this name either, the failure stays the one of ovm_inputs_module. */
+static int match_stale(struct ovm_ctx *ctx, struct job *job)
+{
+	struct ovm_regions regions = {0};
+	struct ovm_profile *moved;
+	struct ovm_stale_stats stats;
+	int err = ovm_regions_build(ctx, job->image, &regions);
+	if (!err)
+		err =
+		    ovm_stale_match(ctx, job->dec, job->image, &regions, job->prof, &moved, &stats);
+	ovm_regions_free(&regions);
+	if (err)
+		return err == OVM_REFUSED ? OVM_E_MISMATCH : err;
+	ovm_profile_free(job->prof);
+	job->prof = moved;
+	job->module = ovm_profile_find(moved, job->image->id);
+	ovm_warning(ctx,
+		    "%s: the profile is of another build (build-id %.40s): %u of %u regions "
+		    "matched, %u of them changed, %.1f %% of its samples kept",
+		    job->in, stats.id, stats.n_same + stats.n_changed, stats.n_regions,
+		    stats.n_changed, ovm_percent(stats.kept, stats.counts));
+	return 0;
+}
+
 /* Every -p PROF, and the words after IN: "-p a.prof b.prof". */
 static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
 {
@@ -69,7 +95,8 @@ static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts, st
 	if (err)
 		return err;
 	hash_profile(job->prof, job->hash, sizeof(job->hash));
-	return ovm_inputs_module(ctx, job->prof, job->image, &job->module);
+	err = ovm_inputs_module(ctx, job->prof, job->image, &job->module);
+	return err == OVM_E_MISMATCH ? match_stale(ctx, job) : err;
 }
 
 static const char *likeliest_reason(const struct ovm_ctx *ctx)
@@ -107,9 +134,9 @@ static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct j
 	if (!err)
 		err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
 	if (!err)
-		err = load_profiles(ctx, opts, job);
-	if (!err)
 		err = ovm_decoder_open(ctx, &job->dec);
+	if (!err)
+		err = load_profiles(ctx, opts, job);
 	if (!err)
 		err = ovm_engine_run(ctx, job->dec, job->image, job->module, &job->engine_opts,
 				     &job->engine);

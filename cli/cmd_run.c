@@ -25,6 +25,7 @@ static int parse(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm
 	    .strict = ovm_option_given(opts, OVM_OPT_STRICT),
 	};
 	uint64_t sample_ms, max_pause;
+	enum ovm_when counters, branches;
 	int err =
 	    ovm_option_u64(ctx, opts, OVM_OPT_FREQUENCY, 1, 100000, 0, &session.sampler.frequency);
 	if (!err)
@@ -34,8 +35,16 @@ static int parse(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm
 	if (!err)
 		err = ovm_option_u64(ctx, opts, OVM_OPT_MIN_SAMPLES, 1, UINT64_MAX, 0,
 				     &session.min_samples);
+	if (!err)
+		err = ovm_option_when(ctx, opts, OVM_OPT_COUNTERS, &counters);
+	if (!err)
+		err = ovm_option_when(ctx, opts, OVM_OPT_BRANCH_STACK, &branches);
 	if (err)
 		return err;
+	session.no_counters = counters == OVM_WHEN_OFF;
+	session.sampler.branch_stack = branches == OVM_WHEN_ON	  ? OVM_BRANCH_STACK_ON
+				       : branches == OVM_WHEN_OFF ? OVM_BRANCH_STACK_OFF
+								  : OVM_BRANCH_STACK_AUTO;
 	session.sample_ms = (unsigned)sample_ms;
 	session.max_pause_ms = (unsigned)max_pause;
 	*out = session;
@@ -59,10 +68,10 @@ static void summarize(const struct ovm_ctx *ctx, const struct ovm_session_result
 	else
 		ovm_summary(
 		    ctx,
-		    "optimized %u regions of %u modules (%s, %u patches) %.2f s after the start; "
-		    "pause %.2f ms, %u threads, %u moved",
+		    "optimized %u regions of %u modules (%s, %u patches) %.2f s after the start, "
+		    "%u of them counted for %.2f s; longest pause %.2f ms, %u threads, %u moved",
 		    r->n_regions, r->n_modules, bytes, r->n_patches, r->patched_after_s,
-		    r->pause_ms, r->n_threads, r->n_moved);
+		    r->n_counted, r->counted_ms / 1e3, r->pause_ms, r->n_threads, r->n_moved);
 }
 
 int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)

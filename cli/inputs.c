@@ -1,13 +1,73 @@
 /* Inputs shared by several commands, with messages that say what the profile does hold. */
 #include "cli/inputs.h"
+#include "profiler/perfdata.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_LISTED = 4 };
+enum { MAX_LISTED = 4, HEAD = 64 };
+
+/* @head holds the first bytes and a NUL. */
+static enum ovm_format format_of(const char *head, size_t len)
+{
+	static const char zstd[] = {0x28, (char)0xb5, 0x2f, (char)0xfd, 0};
+	static const struct {
+		const char *text;
+		enum ovm_format format;
+	} starts[] = {
+	    {"optvm-profile ", OVM_FORMAT_PROFILE},
+	    {zstd, OVM_FORMAT_PROFILE},
+	    {"no_lbr", OVM_FORMAT_FDATA},
+	    {"boltedcollection\n", OVM_FORMAT_FDATA},
+	};
+	for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++)
+		if (!strncmp(head, starts[i].text, strlen(starts[i].text)))
+			return starts[i].format;
+	if (ovm_perfdata_is((const uint8_t *)head, len))
+		return OVM_FORMAT_PERFDATA;
+	if (len < 2 || head[1] != ' ')
+		return OVM_FORMAT_UNKNOWN;
+	if (*head >= '0' && *head <= '5')
+		return OVM_FORMAT_FDATA;
+	return strchr("EBFfrTRS", *head) && *head ? OVM_FORMAT_PREAGG : OVM_FORMAT_UNKNOWN;
+}
+
+int ovm_inputs_format(struct ovm_ctx *ctx, const char *path, enum ovm_format *out)
+{
+	char head[HEAD + 1] = "";
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	*out = OVM_FORMAT_UNKNOWN;
+	if (fd < 0)
+		return ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot open", path);
+	/* what a pipe gave once would be gone */
+	ssize_t n = !fstat(fd, &st) && S_ISREG(st.st_mode) ? read(fd, head, HEAD) : 0;
+	int bad = n < 0 ? errno : 0;
+	close(fd);
+	if (bad)
+		return ovm_fail_errno(ctx, OVM_E_IO, bad, "%s: cannot read", path);
+	*out = format_of(head, (size_t)n);
+	return 0;
+}
+
+int ovm_inputs_load(struct ovm_ctx *ctx, const char *path, struct ovm_profile **out)
+{
+	enum ovm_format format;
+	int err = ovm_inputs_format(ctx, path, &format);
+	if (err)
+		return err;
+	if (format == OVM_FORMAT_PERFDATA)
+		return ovm_perfdata_load(ctx, path, out);
+	if (format == OVM_FORMAT_FDATA || format == OVM_FORMAT_PREAGG)
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"%s: a profile of BOLT's: optvm convert %s --binary ELF -o PROF",
+				path, path);
+	return ovm_profile_load(ctx, path, out);
+}
 
 int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 		     struct ovm_profile **out)
@@ -15,7 +75,7 @@ int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 	struct ovm_profile *sum = ovm_profile_new();
 	for (size_t i = 0; i < n; i++) {
 		struct ovm_profile *one;
-		int err = ovm_profile_load(ctx, paths[i], &one);
+		int err = ovm_inputs_load(ctx, paths[i], &one);
 		if (err) {
 			ovm_profile_free(sum);
 			return err;

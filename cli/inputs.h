@@ -6,7 +6,22 @@
 #include "profiler/profile.h"
 #include "rewriter/engine.h"
 
-/* Load @paths and add them up. Caller frees *out. Fails as ovm_profile_load. */
+enum ovm_format {
+	OVM_FORMAT_UNKNOWN, /* nothing below, or a pipe, which cannot be looked into */
+	OVM_FORMAT_PROFILE, /* ours, compressed or not */
+	OVM_FORMAT_PERFDATA,
+	OVM_FORMAT_FDATA,  /* BOLT's, by symbol */
+	OVM_FORMAT_PREAGG, /* BOLT's, by address */
+};
+
+/* What @path holds, by its first bytes. OVM_E_IO, OVM_E_PERM. */
+int ovm_inputs_format(struct ovm_ctx *ctx, const char *path, enum ovm_format *out);
+
+/* Load one profile that needs no other file: ours or perf.data. Caller frees *out. Fails as
+ * ovm_profile_load; OVM_E_USAGE for formats that need optvm convert. */
+int ovm_inputs_load(struct ovm_ctx *ctx, const char *path, struct ovm_profile **out);
+
+/* Load @paths and add them up. Caller frees *out. Fails as ovm_inputs_load. */
 int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 		     struct ovm_profile **out);
 

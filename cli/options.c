@@ -208,3 +208,19 @@ int ovm_option_u64(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm
 	*out = x;
 	return 0;
 }
+
+int ovm_option_when(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
+		    enum ovm_when *out)
+{
+	static const char *const names[] = {
+	    [OVM_WHEN_AUTO] = "auto", [OVM_WHEN_ON] = "on", [OVM_WHEN_OFF] = "off"};
+	const char *text = opts->value[opt] ? opts->value[opt] : "auto";
+	for (int i = OVM_WHEN_AUTO; i <= OVM_WHEN_OFF; i++) {
+		if (!strcmp(text, names[i])) {
+			*out = (enum ovm_when)i;
+			return 0;
+		}
+	}
+	return ovm_fail(ctx, OVM_E_USAGE, "--%s: '%s' is not auto, on or off",
+			ovm_opt_rows[opt].name, text);
+}

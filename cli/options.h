@@ -43,6 +43,12 @@ static inline bool ovm_option_given(const struct ovm_options *opts, enum ovm_opt
 int ovm_option_u64(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
 		   uint64_t lo, uint64_t hi, uint64_t fallback, uint64_t *out);
 
+enum ovm_when { OVM_WHEN_AUTO, OVM_WHEN_ON, OVM_WHEN_OFF };
+
+/* auto, on or off given to @opt; auto if it was not given. Anything else: OVM_E_USAGE. */
+int ovm_option_when(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
+		    enum ovm_when *out);
+
 /* "did you mean X?": the nearest of @n words within edit distance 2, else NULL. */
 const char *ovm_nearest(const char *word, const char *const *words, size_t n);
 

@@ -5,6 +5,10 @@
  * ENOENT or EOPNOTSUPP), and some show one whose counters stand still. So "cycles" is opened on
  * ourselves, a short loop is run, and only a counter that moved is believed. "cpu-clock", a timer
  * of the kernel, works everywhere perf_event is permitted: it finds where time goes.
+ *
+ * The same for branch stacks: Intel LBR and AMD LBRv2 come with any hardware event, AMD BRS only
+ * with the event that counts taken branches, at a fixed period. Software events have none, and
+ * hypervisors often hide them, so the kernel is asked by opening the event.
  */
 #include "profiler/pmu.h"
 
@@ -18,7 +22,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { PROBE_LOOPS = 100000 }; /* about 50 us: enough for any cycle counter to move */
+enum {
+	PROBE_LOOPS = 100000, /* about 50 us: enough for any cycle counter to move */
+	BRS_EVENT = 0xc4,     /* retired taken branches, families 19h with BRS */
+	BRS_PERIOD = 200003,  /* taken branches: some 1000 samples a second; prime */
+};
 
 int ovm_pmu_encode(struct ovm_ctx *ctx, const char *event, struct perf_event_attr *attr)
 {
@@ -67,6 +75,42 @@ const char *ovm_pmu_default_event(void)
 	if (ovm_pmu_encode(&scratch, "cycles", &attr) == OVM_OK && counts(&attr))
 		return "cycles";
 	return "cpu-clock";
+}
+
+static int try_open(const struct perf_event_attr *wanted)
+{
+	struct perf_event_attr attr = *wanted;
+	attr.build_id = 0; /* kernels before 5.12 refuse it, the sampler knows */
+	attr.disabled = 1;
+	int fd = ovm_pmu_open(&attr, 0, -1);
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 ? fd : 0;
+}
+
+static bool has_brs(void)
+{
+	return !access("/sys/bus/event_source/devices/cpu/events/branch-brs", F_OK);
+}
+
+int ovm_pmu_add_branches(struct perf_event_attr *attr, bool may_change)
+{
+	struct perf_event_attr with = *attr;
+	with.sample_type |= PERF_SAMPLE_BRANCH_STACK;
+	with.branch_sample_type = PERF_SAMPLE_BRANCH_USER | PERF_SAMPLE_BRANCH_ANY;
+	int rc = try_open(&with);
+	if (rc && may_change && has_brs()) {
+		with.type = PERF_TYPE_RAW;
+		with.config = BRS_EVENT;
+		with.config1 = with.config2 = 0;
+		with.precise_ip = 0;
+		with.freq = 0;
+		with.sample_period = BRS_PERIOD;
+		rc = try_open(&with);
+	}
+	if (!rc)
+		*attr = with;
+	return rc;
 }
 
 static int paranoid_level(void)

@@ -17,6 +17,11 @@ const char *ovm_pmu_default_event(void);
 /* perf_event_open(2): a descriptor (close-on-exec) or a negative errno. */
 int ovm_pmu_open(struct perf_event_attr *attr, pid_t pid, int cpu);
 
+/* Make @attr ask for branch stacks of user-mode branches. An event of AMD BRS (Zen 3) records only
+ * with its own event and period: @attr gets that event instead if @may_change. Returns 0, or a
+ * negative errno (nearly always -EOPNOTSUPP) with @attr untouched. */
+int ovm_pmu_add_branches(struct perf_event_attr *attr, bool may_change);
+
 /* The failure for errno @errnum of perf_event_open on @event: OVM_E_PERM (names the knob),
  * OVM_E_UNAVAILABLE, OVM_E_GONE. */
 int ovm_pmu_fail(struct ovm_ctx *ctx, int errnum, const char *event);

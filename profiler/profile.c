@@ -7,6 +7,7 @@
  *   counts            saturating +          path, region name   lexically least, NULL is neutral
  *   frequency         max                   event, source       equal, or else the word "mixed"
  *   region hi, hash   max (0 is unknown)    lists               union by key, counts added
+ *   block last, hash  max
  *
  * A merge appends and normalizes: sort by key, then add up neighbours with equal keys. Lists that
  * are sorted already (the usual case after loading) are not sorted again.
@@ -67,6 +68,12 @@ static int region_cmp(const void *pa, const void *pb)
 	return cmp64(a->lo.v, b->lo.v);
 }
 
+static int block_cmp(const void *pa, const void *pb)
+{
+	const struct ovm_prof_block *a = pa, *b = pb;
+	return cmp64(a->lo.v, b->lo.v);
+}
+
 static int module_cmp(const void *pa, const void *pb)
 {
 	const struct ovm_prof_module *a = pa, *b = pb;
@@ -117,6 +124,13 @@ static void region_add(void *into, void *from)
 	least(&a->name, b->name);
 }
 
+static void block_add(void *into, void *from)
+{
+	struct ovm_prof_block *a = into, *b = from;
+	a->last = max64(a->last, b->last);
+	a->hash = max64(a->hash, b->hash);
+}
+
 /* Moves the entries of one list to the end of another; both stay valid. */
 #define move_list(into, from)                                                                      \
 	do {                                                                                       \
@@ -137,6 +151,7 @@ static void module_add(void *into, void *from)
 	move_list(&a->ranges, &b->ranges);
 	move_list(&a->edges, &b->edges);
 	move_list(&a->regions, &b->regions);
+	move_list(&a->blocks, &b->blocks);
 }
 
 /* Sort @n entries of @size bytes, then add each to its predecessor if the keys are equal. Returns
@@ -175,6 +190,7 @@ static void normalize_module(struct ovm_prof_module *module)
 	fold_list(&module->ranges, range_cmp, range_add);
 	fold_list(&module->edges, edge_cmp, edge_add);
 	fold_list(&module->regions, region_cmp, region_add);
+	fold_list(&module->blocks, block_cmp, block_add);
 }
 
 static void module_fini(struct ovm_prof_module *module)
@@ -188,6 +204,7 @@ static void module_fini(struct ovm_prof_module *module)
 	ovm_vec_free(&module->ranges);
 	ovm_vec_free(&module->edges);
 	ovm_vec_free(&module->regions);
+	ovm_vec_free(&module->blocks);
 }
 
 #define copy_list(into, from)                                                                      \
@@ -208,6 +225,7 @@ static struct ovm_prof_module module_copy(const struct ovm_prof_module *from)
 	copy_list(&copy.ranges, &from->ranges);
 	copy_list(&copy.edges, &from->edges);
 	copy_list(&copy.regions, &from->regions);
+	copy_list(&copy.blocks, &from->blocks);
 	for (uint32_t i = 0; i < copy.regions.n; i++)
 		if (copy.regions.v[i].name)
 			copy.regions.v[i].name = ovm_strdup(copy.regions.v[i].name);

@@ -38,8 +38,14 @@ struct ovm_prof_edge { /* exact: control went from the instruction at @from dire
 
 struct ovm_prof_region { /* so that a report can be read without the module at hand */
 	ovm_va lo, hi;
-	uint64_t hash; /* xxh3 of the region's bytes, 0 unknown */
+	uint64_t hash; /* of its code without addresses (analyzer/blockhash.h), 0 unknown */
 	char *name;    /* symbol, or NULL */
+};
+
+struct ovm_prof_block { /* how to find a block that has counts again in another build */
+	ovm_va lo;
+	uint64_t last; /* bytes from lo to its last instruction */
+	uint64_t hash; /* analyzer/blockhash.h */
 };
 
 struct ovm_prof_module {
@@ -52,6 +58,7 @@ struct ovm_prof_module {
 	OVM_VEC(struct ovm_prof_range) ranges;	  /* sorted by (from, to), unique */
 	OVM_VEC(struct ovm_prof_edge) edges;	  /* sorted by (from, to), unique */
 	OVM_VEC(struct ovm_prof_region) regions;  /* sorted by lo, unique */
+	OVM_VEC(struct ovm_prof_block) blocks;	  /* sorted by lo, unique */
 };
 
 struct ovm_profile {

@@ -10,7 +10,8 @@
  *   unmapped 3
  *   processes 1
  *   module 8b3f0c.. /usr/bin/prog          id, path
- *   r 401000 401180 9f2c66e01b2d4a55 main  region: lo, hi, xxh3 of its bytes, name
+ *   r 401000 401180 9f2c66e01b2d4a55 main  region: lo, hi, hash of its code, name
+ *   h 401000 1c 5a9d01f3770c2e64           block: lo, offset of its last instruction, hash
  *   s 401012 17                            sample: address, count
  *   b 401020 401000 12 1                   taken branch: from, to, count, mispredicted
  *   f 401000 401020 12                     straight run: first, last instruction, count
@@ -20,7 +21,8 @@
  * Addresses and hashes are lower-case hex, counts decimal, fields parted by one space. In words a
  * backslash, a space and control characters are written \xHH; "-" stands for an absent word. Lists
  * are sorted by address, modules by id, so equal profiles are equal files. Anything else is an
- * error that names its line.
+ * error that names its line. Version 2 brought the h lines: a file that has some says 2, any other
+ * says 1, as before, and both are read.
  *
  * Limit: 64 KiB a line. profile_io.c feeds the reader from files.
  */
@@ -31,7 +33,7 @@
 #include <string.h>
 
 enum { MAX_LINE = OVM_PROFILE_MAX_LINE };
-static const char first_line[] = "optvm-profile 1";
+static const char first_line[] = "optvm-profile 1", first_line_blocks[] = "optvm-profile 2";
 
 /* --- words --- */
 
@@ -177,6 +179,10 @@ static void read_record(struct ovm_prof_module *m, char kind, struct line *line)
 		ovm_vec_push(&m->regions, (struct ovm_prof_region){a, b, hash, get_word(line)});
 		return;
 	}
+	if (kind == 'h') {
+		ovm_vec_push(&m->blocks, (struct ovm_prof_block){a, b.v, get_hex(line)});
+		return;
+	}
 	uint64_t count = get_dec(line);
 	if (kind == 'b')
 		ovm_vec_push(&m->branches, (struct ovm_prof_branch){a, b, count, get_dec(line)});
@@ -250,13 +256,14 @@ static int read_line(struct ovm_profile_reader *reader, const char *text, size_t
 {
 	struct line line = {(const unsigned char *)text, (const unsigned char *)text + len, false};
 	if (!reader->n_lines) {
-		if (len != strlen(first_line) || memcmp(text, first_line, len))
+		if (len != strlen(first_line) ||
+		    (memcmp(text, first_line, len) && memcmp(text, first_line_blocks, len)))
 			return ovm_fail(reader->ctx, OVM_E_FORMAT,
 					"%s: not a profile: its first line is not \"%s\"",
 					reader->name, first_line);
 	} else if (reader->ended) {
 		return fail_line(reader, "text after the end line");
-	} else if (len > 1 && text[1] == ' ' && strchr("rsbfe", text[0]) && text[0]) {
+	} else if (len > 1 && text[1] == ' ' && strchr("rhsbfe", text[0]) && text[0]) {
 		if (!reader->module)
 			return fail_line(reader, "a record before the first module");
 		line.p++;
@@ -390,6 +397,13 @@ static uint64_t print_module(const struct ovm_prof_module *m, FILE *to)
 		put_word(to, r->name);
 		fputc('\n', to);
 	}
+	for (uint32_t i = 0; i < m->blocks.n; i++) {
+		struct text text = {.v = {'h'}, .n = 1};
+		text_hex(&text, m->blocks.v[i].lo.v);
+		text_hex(&text, m->blocks.v[i].last);
+		text_hex(&text, m->blocks.v[i].hash);
+		text_end(&text, to);
+	}
 	for (uint32_t i = 0; i < m->samples.n; i++) {
 		struct text text = {.v = {'s'}, .n = 1};
 		text_hex(&text, m->samples.v[i].va.v);
@@ -409,13 +423,17 @@ static uint64_t print_module(const struct ovm_prof_module *m, FILE *to)
 		print_edge(to, 'f', m->ranges.v[i].from, m->ranges.v[i].to, m->ranges.v[i].count);
 	for (uint32_t i = 0; i < m->edges.n; i++)
 		print_edge(to, 'e', m->edges.v[i].from, m->edges.v[i].to, m->edges.v[i].count);
-	return UINT64_C(1) + m->regions.n + m->samples.n + m->branches.n + m->ranges.n + m->edges.n;
+	return UINT64_C(1) + m->regions.n + m->blocks.n + m->samples.n + m->branches.n +
+	       m->ranges.n + m->edges.n;
 }
 
 void ovm_profile_print(const struct ovm_profile *prof, FILE *to)
 {
 	uint64_t n_lines = 8;
-	fprintf(to, "%s\nevent ", first_line);
+	bool has_blocks = false;
+	for (uint32_t i = 0; i < prof->modules.n; i++)
+		has_blocks |= prof->modules.v[i].blocks.n > 0;
+	fprintf(to, "%s\nevent ", has_blocks ? first_line_blocks : first_line);
 	put_word(to, prof->event);
 	fputs("\nsource ", to);
 	put_word(to, prof->source);

@@ -82,6 +82,20 @@ static void decode_branches(const struct ovm_record_format *format, struct curso
 	out->n_branches = (uint32_t)n;
 }
 
+/* Counter values: one, or one for each event of a group. */
+static void skip_read(const struct ovm_record_format *format, struct cursor *cur)
+{
+	uint64_t how = format->read_format, n = 1;
+	uint64_t n_words = 1 + !!(how & PERF_FORMAT_ID) + !!(how & PERF_FORMAT_LOST);
+	uint64_t n_times =
+	    !!(how & PERF_FORMAT_TOTAL_TIME_ENABLED) + !!(how & PERF_FORMAT_TOTAL_TIME_RUNNING);
+	if (how & PERF_FORMAT_GROUP)
+		n = take64(cur);
+	if (n > UINT32_MAX)
+		cur->ok = false;
+	take(cur, cur->ok ? 8 * (n_times + n * n_words) : 0);
+}
+
 static void decode_sample(const struct ovm_record_format *format, struct cursor *cur,
 			  struct ovm_sample *out)
 {
@@ -108,7 +122,7 @@ static void decode_sample(const struct ovm_record_format *format, struct cursor 
 	if (type & PERF_SAMPLE_PERIOD)
 		out->period = take64(cur);
 	if (type & PERF_SAMPLE_READ)
-		return; /* its layout is in read_format, which nobody here sets */
+		skip_read(format, cur);
 	if (type & PERF_SAMPLE_CALLCHAIN) {
 		uint64_t n = take64(cur);
 		if (n > UINT32_MAX)
@@ -201,6 +215,7 @@ static void decode_body(struct cursor *cur, uint32_t type, uint16_t misc, struct
 	case PERF_RECORD_FORK:
 	case PERF_RECORD_EXIT:
 		out->kind = type == PERF_RECORD_FORK ? OVM_RECORD_FORK : OVM_RECORD_EXIT;
+		out->is_exec = type == PERF_RECORD_FORK && (misc & PERF_RECORD_MISC_FORK_EXEC);
 		out->pid = take32(cur);
 		out->ppid = take32(cur);
 		out->tid = take32(cur);

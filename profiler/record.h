@@ -20,6 +20,7 @@ enum ovm_record_kind {
 struct ovm_record_format {
 	uint64_t sample_type;	     /* PERF_SAMPLE_* */
 	uint64_t branch_sample_type; /* PERF_SAMPLE_BRANCH_*, for the optional hw_index word */
+	uint64_t read_format;	     /* PERF_FORMAT_*, if sample_type has PERF_SAMPLE_READ */
 	bool sample_id_all;	     /* records other than samples end with their tid, time, ... */
 };
 
@@ -39,9 +40,10 @@ struct ovm_sample {
 	const uint8_t *branches; /* SAMPLE: n_branches entries, see ovm_record_branch; borrowed from
 				    the record */
 	uint32_t n_branches;
-	uint64_t n_lost;	 /* LOST */
-	bool is_exec;		 /* COMM: the name changed by execve; MMAP: mapped executable */
-	uint64_t addr, len;	 /* MMAP: bytes of address space */
+	uint64_t n_lost;    /* LOST */
+	bool is_exec;	    /* COMM: the name changed by execve; MMAP: mapped executable; FORK: not
+			       a fork seen but a process found running, with its own program */
+	uint64_t addr, len; /* MMAP: bytes of address space */
 	uint64_t file_offset;	 /* MMAP */
 	uint64_t dev, inode;	 /* MMAP: 0 if not known; dev as of stat(2) */
 	const uint8_t *build_id; /* MMAP: borrowed from the record, or NULL */

@@ -27,14 +27,32 @@ static double now_s(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-/* A copy of what the sampler counted; normalized. */
-static struct ovm_profile *take_profile(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
+/* A copy of what the sampler saw, with what the hook found; normalized. */
+static struct ovm_profile *take_profile(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
+					struct ovm_sampler *sampler)
 {
 	struct ovm_profile *copy = ovm_profile_new();
 	ovm_sampler_stop(sampler);
 	ovm_sampler_drain(ctx, sampler, 0);
 	ovm_profile_merge(copy, ovm_sampler_profile(sampler));
+	if (opts->hook)
+		opts->hook->finish(opts->hook->arg, copy);
 	return copy;
+}
+
+/* Drain, let the hook do its work. False if the sampler failed. */
+static bool drain(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
+		  struct ovm_sampler *sampler)
+{
+	int patience = opts->hook ? opts->hook->patience(opts->hook->arg) : DRAIN_MS;
+	return ovm_sampler_drain(ctx, sampler, patience) == 0;
+}
+
+static bool has_ended(const struct ovm_recorder_opts *opts, struct ovm_sampler *sampler, pid_t pid,
+		      int *wstatus)
+{
+	return ovm_sampler_wait(sampler, wstatus) ||
+	       (opts->hook && opts->hook->step(opts->hook->arg, sampler, pid, wstatus));
 }
 
 static int wait_unsampled(pid_t pid)
@@ -47,20 +65,21 @@ static int wait_unsampled(pid_t pid)
 
 /* Drain until the program ends; after @duration seconds the events are disabled and we only wait.
  */
-static int sample_to_end(struct ovm_ctx *ctx, struct ovm_sampler *sampler, pid_t pid,
-			 double duration, struct ovm_profile **profile)
+static int sample_to_end(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
+			 struct ovm_sampler *sampler, pid_t pid, struct ovm_profile **profile)
 {
-	double until = duration > 0 ? now_s() + duration : 0;
+	double until = opts->duration > 0 ? now_s() + opts->duration : 0;
 	int wstatus = 0;
-	while (!ovm_sampler_wait(sampler, &wstatus)) {
+	while (!has_ended(opts, sampler, pid, &wstatus)) {
 		if (until > 0 && now_s() >= until) {
-			*profile = take_profile(ctx, sampler);
-			return ovm_sampler_wait(sampler, &wstatus) ? wstatus : wait_unsampled(pid);
+			*profile = take_profile(ctx, opts, sampler);
+			return has_ended(opts, sampler, pid, &wstatus) ? wstatus
+								       : wait_unsampled(pid);
 		}
-		if (ovm_sampler_drain(ctx, sampler, DRAIN_MS))
+		if (!drain(ctx, opts, sampler))
 			return wait_unsampled(pid);
 	}
-	*profile = take_profile(ctx, sampler);
+	*profile = take_profile(ctx, opts, sampler);
 	return wstatus;
 }
 
@@ -83,7 +102,7 @@ int ovm_record_command(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts
 	if (!rc) {
 		if (!sampler)
 			*ctx = not_sampled;
-		*wstatus = sampler ? sample_to_end(ctx, sampler, launch.pid, opts->duration, &made)
+		*wstatus = sampler ? sample_to_end(ctx, opts, sampler, launch.pid, &made)
 				   : wait_unsampled(launch.pid);
 		*profile = made;
 	}
@@ -116,11 +135,14 @@ int ovm_record_process(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts
 	sigaction(SIGINT, &end, &saved_int);
 	sigaction(SIGTERM, &end, &saved_term);
 	double until = opts->duration > 0 ? now_s() + opts->duration : 0;
-	while (!rc && !is_asked_to_end && !ovm_sampler_wait(sampler, &wstatus) &&
+	while (!is_asked_to_end && !has_ended(opts, sampler, pid, &wstatus) &&
 	       (until <= 0 || now_s() < until))
-		rc = ovm_sampler_drain(ctx, sampler, DRAIN_MS);
+		if (!drain(ctx, opts, sampler)) {
+			rc = ctx->err;
+			break;
+		}
 	if (!rc)
-		*profile = take_profile(ctx, sampler);
+		*profile = take_profile(ctx, opts, sampler);
 	sigaction(SIGINT, &saved_int, NULL);
 	sigaction(SIGTERM, &saved_term, NULL);
 	ovm_sampler_close(sampler);

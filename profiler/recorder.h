@@ -4,8 +4,19 @@
  */
 #include "profiler/sampler.h"
 
+/* What else is done with the process while it is sampled: counting, see runtime/countrec.h. */
+struct ovm_recorder_hook {
+	/* After every drain. True if the process was seen to end: *wstatus is its status. */
+	bool (*step)(void *arg, struct ovm_sampler *sampler, pid_t pid, int *wstatus);
+	int (*patience)(void *arg); /* ms until the next step is due */
+	/* Sampling is over, the process may go on: leave it as it was, add to the profile. */
+	void (*finish)(void *arg, struct ovm_profile *into);
+	void *arg;
+};
+
 struct ovm_recorder_opts {
 	struct ovm_sampler_opts sampler;
+	const struct ovm_recorder_hook *hook; /* NULL: none */
 	double duration; /* seconds of sampling, 0: until the program ends. A launched program then
 			    goes on unsampled */
 };

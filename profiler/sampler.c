@@ -73,6 +73,7 @@ struct ovm_sampler {
 	bool has_ended;
 	int wstatus;
 	bool is_stopped;
+	enum ovm_branch_stack branch_stack;
 
 	struct perf_event_attr attr;
 	struct ovm_record_format format;
@@ -126,9 +127,32 @@ static int attr_init(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
 	attr->clockid = CLOCK_MONOTONIC;
 	attr->watermark = 1;
 	attr->wakeup_watermark = RING_BYTES / WAKE_FRACTION;
-	sampler->format =
-	    (struct ovm_record_format){.sample_type = attr->sample_type, .sample_id_all = true};
 	return ovm_pmu_encode(ctx, sampler->event, attr);
+}
+
+/* Ask for branch stacks where they are wanted and the event has them. */
+static int want_branches(struct ovm_ctx *ctx, struct ovm_sampler *sampler, bool may_change)
+{
+	bool is_must = sampler->branch_stack == OVM_BRANCH_STACK_ON;
+	if (sampler->branch_stack == OVM_BRANCH_STACK_OFF)
+		return OVM_OK;
+	int rc = ovm_pmu_add_branches(&sampler->attr, is_must && may_change);
+	if (rc && is_must)
+		return ovm_fail(ctx, OVM_E_UNAVAILABLE,
+				"no branch stacks (LBR) with event '%s' on this machine: the CPU "
+				"has none, or the kernel or a hypervisor hides them: %s",
+				sampler->event, strerror(-rc));
+	if (!sampler->attr.freq) { /* the event was changed */
+		free(sampler->event);
+		sampler->event = ovm_strdup("branch-brs");
+		sampler->frequency = 0;
+	}
+	return OVM_OK;
+}
+
+static bool has_branches(const struct ovm_sampler *sampler)
+{
+	return sampler->format.sample_type & PERF_SAMPLE_BRANCH_STACK;
 }
 
 /* Open the event for one thread on one CPU. Kernels before 5.12 do not know build_id. */
@@ -245,11 +269,17 @@ static void events_ioctl(struct ovm_sampler *sampler, unsigned long request)
 		ioctl(sampler->fds.v[i], request, 0);
 }
 
-static int open_perf(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
+static int open_perf(struct ovm_ctx *ctx, struct ovm_sampler *sampler, bool is_default_event)
 {
 	int rc = attr_init(ctx, sampler);
+	if (!rc)
+		rc = want_branches(ctx, sampler, is_default_event);
 	if (rc)
 		return rc;
+	sampler->format =
+	    (struct ovm_record_format){.sample_type = sampler->attr.sample_type,
+				       .branch_sample_type = sampler->attr.branch_sample_type,
+				       .sample_id_all = true};
 	rc = sampler->is_running ? open_all_threads(ctx, sampler)
 				 : open_thread(ctx, sampler, sampler->pid);
 	if (rc)
@@ -280,6 +310,8 @@ static void close_perf(struct ovm_sampler *sampler)
  * problem. */
 static bool is_forbidden(int rc, const struct ovm_sampler *sampler)
 {
+	if (sampler->branch_stack == OVM_BRANCH_STACK_ON)
+		return false;
 	return rc == OVM_E_PERM ||
 	       (rc == OVM_E_UNAVAILABLE && !sampler->fds.n &&
 		ovm_pmu_open(&(struct perf_event_attr){.size = 64}, 0, -1) == -ENOSYS);
@@ -304,12 +336,15 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 	sampler->pid = pid;
 	sampler->is_running = is_running;
 	sampler->pidfd = -1;
-	if (opts->force_ptrace) {
+	sampler->branch_stack = opts->branch_stack;
+	if (opts->force_ptrace && opts->branch_stack == OVM_BRANCH_STACK_ON) {
+		rc = ovm_fail(ctx, OVM_E_UNAVAILABLE, "ptrace sampling has no branch stacks");
+	} else if (opts->force_ptrace) {
 		rc = open_tracer(ctx, sampler, opts->frequency);
 	} else {
 		sampler->event = ovm_strdup(opts->event ? opts->event : ovm_pmu_default_event());
 		sampler->frequency = allowed_frequency(wanted);
-		rc = open_perf(ctx, sampler);
+		rc = open_perf(ctx, sampler, !opts->event);
 		if (is_forbidden(rc, sampler)) {
 			ovm_log(OVM_LOG_WARN, "%s; sampling by ptrace instead", ctx->msg);
 			close_perf(sampler);
@@ -349,6 +384,7 @@ static void apply(struct ovm_sampler *sampler, const struct ovm_sample *record)
 	case OVM_RECORD_SAMPLE:
 		if (record->is_user)
 			ovm_tally_add(&sampler->tally, (pid_t)record->pid, ovm_rta_of(record->ip));
+		ovm_lbr_add(&sampler->tally.lbr, sampler->tally.map, record);
 		break;
 	case OVM_RECORD_LOST:
 		sampler->tally.n_lost += record->n_lost;
@@ -444,9 +480,10 @@ struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler)
 	uint64_t frequency =
 	    sampler->tracer ? ovm_ptrace_sampler_frequency(sampler->tracer) : sampler->frequency;
 	ovm_profile_free(sampler->profile);
-	sampler->profile =
-	    ovm_tally_profile(&sampler->tally, sampler->event,
-			      sampler->tracer ? "ptrace-timer" : "perf_event", frequency);
+	const char *source = sampler->tracer	     ? "ptrace-timer"
+			     : has_branches(sampler) ? "perf_event+branches"
+						     : "perf_event";
+	sampler->profile = ovm_tally_profile(&sampler->tally, sampler->event, source, frequency);
 	return sampler->profile;
 }
 

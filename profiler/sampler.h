@@ -10,10 +10,17 @@
 
 #include <sys/types.h>
 
+enum ovm_branch_stack {
+	OVM_BRANCH_STACK_AUTO, /* where the event has them */
+	OVM_BRANCH_STACK_ON,   /* fail without; may choose another event if none was asked for */
+	OVM_BRANCH_STACK_OFF,
+};
+
 struct ovm_sampler_opts {
 	const char *event;  /* libpfm4 name; NULL: "cycles" if the PMU works, else "cpu-clock" */
 	uint64_t frequency; /* Hz per CPU; 0: the default; a ptrace sampler does at most 200 */
-	bool force_ptrace;  /* use the ptrace sampler even if perf_event works (tests) */
+	enum ovm_branch_stack branch_stack; /* the profile's source tells: "perf_event+branches" */
+	bool force_ptrace; /* use the ptrace sampler even if perf_event works (tests) */
 };
 
 struct ovm_sampler;
@@ -22,7 +29,8 @@ struct ovm_sampler;
  * exec'ed yet (counting begins with its exec) or a running process (@is_running: all its threads
  * are opened one by one). Where perf_event is not permitted, the ptrace sampler takes over with one
  * warning. Fails: OVM_E_PERM (names kernel.perf_event_paranoid and what to type),
- * OVM_E_UNAVAILABLE, OVM_E_USAGE (unknown event), OVM_E_GONE. */
+ * OVM_E_UNAVAILABLE (also: branch stacks are a must and there are none), OVM_E_USAGE (unknown
+ * event), OVM_E_GONE. */
 int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, pid_t pid,
 		     bool is_running, struct ovm_sampler **out);
 

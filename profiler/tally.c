@@ -63,6 +63,31 @@ bool ovm_tally_add(struct ovm_tally *tally, pid_t pid, ovm_rta rta)
 	return true;
 }
 
+static void emit_samples(const struct ovm_tally_module *from, struct ovm_prof_module *to)
+{
+	ovm_vec_reserve(&to->samples, to->samples.n + from->n);
+	for (uint32_t k = 0; k < from->cap; k++)
+		if (from->count[k])
+			ovm_vec_push(&to->samples,
+				     (struct ovm_prof_sample){from->va[k], from->count[k]});
+}
+
+static void emit(const struct ovm_tally *tally, uint32_t module, struct ovm_profile *prof)
+{
+	bool is_sampled = module < tally->modules.n && tally->modules.v[module].n;
+	bool is_branched =
+	    module < tally->lbr.modules.n &&
+	    (tally->lbr.modules.v[module].branches.n || tally->lbr.modules.v[module].ranges.n);
+	if (!is_sampled && !is_branched)
+		return;
+	struct ovm_prof_module *to =
+	    ovm_profile_module(prof, ovm_procmap_module_id(tally->map, module),
+			       ovm_procmap_module_path(tally->map, module));
+	if (is_sampled)
+		emit_samples(&tally->modules.v[module], to);
+	ovm_lbr_emit(&tally->lbr, module, to);
+}
+
 struct ovm_profile *ovm_tally_profile(const struct ovm_tally *tally, const char *event,
 				      const char *source, uint64_t frequency)
 {
@@ -76,19 +101,8 @@ struct ovm_profile *ovm_tally_profile(const struct ovm_tally *tally, const char 
 	prof->n_lost = tally->n_lost;
 	prof->n_unmapped = tally->n_unmapped;
 	prof->n_processes = ovm_procmap_n_processes(tally->map);
-	for (uint32_t i = 0; i < tally->modules.n; i++) {
-		const struct ovm_tally_module *from = &tally->modules.v[i];
-		if (!from->n)
-			continue;
-		struct ovm_prof_module *to =
-		    ovm_profile_module(prof, ovm_procmap_module_id(tally->map, i),
-				       ovm_procmap_module_path(tally->map, i));
-		ovm_vec_reserve(&to->samples, to->samples.n + from->n);
-		for (uint32_t k = 0; k < from->cap; k++)
-			if (from->count[k])
-				ovm_vec_push(&to->samples,
-					     (struct ovm_prof_sample){from->va[k], from->count[k]});
-	}
+	for (uint32_t i = 0; i < ovm_procmap_n_modules(tally->map); i++)
+		emit(tally, i, prof);
 	ovm_profile_normalize(prof);
 	return prof;
 }
@@ -106,6 +120,7 @@ void ovm_tally_fini(struct ovm_tally *tally)
 		free(tally->modules.v[i].count);
 	}
 	ovm_vec_free(&tally->modules);
+	ovm_lbr_fini(&tally->lbr);
 	ovm_procmap_free(tally->map);
 	tally->map = NULL;
 }

@@ -1,7 +1,8 @@
 #ifndef OVM_TALLY_H
 #define OVM_TALLY_H
-/* Counts samples by (module, link-time address): what a sampler sees, in memory bounded by the code
- * that runs, not by time. */
+/* Counts samples by (module, link-time address), and their branch stacks: what a sampler sees, in
+ * memory bounded by the code that runs, not by time. */
+#include "profiler/lbr.h"
 #include "profiler/procmap.h"
 #include "profiler/profile.h"
 
@@ -15,6 +16,7 @@ struct ovm_tally {
 	struct ovm_procmap *map; /* owned; the sampler feeds it */
 	uint64_t n_samples, n_lost, n_unmapped;
 	OVM_VEC(struct ovm_tally_module) modules; /* indices of ovm_procmap */
+	struct ovm_lbr lbr; /* feed it with ovm_lbr_add(&tally->lbr, tally->map, ...) */
 };
 
 void ovm_tally_init(struct ovm_tally *tally);

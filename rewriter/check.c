@@ -16,6 +16,9 @@
  * leads into R or to the original, nothing reachable is left out, in whatever order the pairs are
  * looked at: one pass over the map does it, without a worklist.
  *
+ * Instrumented copies have counters between pairs, which "arrives" looks through and check_count.c
+ * proves harmless.
+ *
  * Then the patches (check_patch.c), which enter R from the original; the tables, whose entries must
  * arrive too; and the unwind data (check_unwind.c). Nothing of what built the overlay is used:
  * Zydis decodes, and only overlay bytes and the map are read.
@@ -103,11 +106,25 @@ static const struct ovm_map_entry *entry_before(const struct ovm_check *check, u
 	return i ? &map->v.v[i - 1] : NULL;
 }
 
-/* The copy that starts at @off, NULL if something else does. */
-static const struct ovm_map_entry *copy_at(const struct ovm_check *check, uint32_t off)
+/* @entry, or what control runs into from there through counters and nops behind calls: neither
+ * changes what counts, which check_count.c proves of each. */
+static const struct ovm_map_entry *behind_counters(const struct ovm_check *check,
+						   const struct ovm_map_entry *entry)
+{
+	const struct ovm_map *map = &check->overlay->map;
+	const struct ovm_map_entry *last = map->v.v + map->v.n - 1;
+	for (unsigned i = 0; i < MAX_SKIP && (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) &&
+			     entry < last && entry[1].off == entry->off + entry->new_len;
+	     i++)
+		entry++;
+	return entry;
+}
+
+/* What is executed from @off on, counters left aside; NULL if no entry starts there. */
+static const struct ovm_map_entry *entry_at(const struct ovm_check *check, uint32_t off)
 {
 	const struct ovm_map_entry *entry = entry_before(check, off);
-	return entry && entry->off == off && is_copy(entry) ? entry : NULL;
+	return entry && entry->off == off ? behind_counters(check, entry) : NULL;
 }
 
 /* Glued prefixes: code may jump over `lock`. Then both sides skip the same prefixes of one pair. */
@@ -186,12 +203,15 @@ static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 	struct chain due = {.n = 0};
 	struct ovm_check_insn insn;
 	for (unsigned i = 0; i < MAX_SKIP; i++) {
-		const struct ovm_map_entry *entry = copy_at(check, off);
-		if (entry && entry->old.v == va)
+		const struct ovm_map_entry *entry = entry_at(check, off);
+		bool copy = entry && is_copy(entry);
+		if (entry)
+			off = entry->off;
+		if (copy && entry->old.v == va)
 			return true;
-		if (entry && !due.n)
+		if (copy && !due.n)
 			follow_original(check, va, &due);
-		if (entry && in_chain(&due, entry->old.v))
+		if (copy && in_chain(&due, entry->old.v))
 			return true;
 		if (!decode_new(check, off, &insn))
 			return false;
@@ -207,8 +227,8 @@ static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 
 bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va)
 {
-	const struct ovm_map_entry *entry = copy_at(check, off);
-	return (entry && entry->old.v == va) || arrives_slowly(check, off, va);
+	const struct ovm_map_entry *entry = entry_at(check, off);
+	return (entry && is_copy(entry) && entry->old.v == va) || arrives_slowly(check, off, va);
 }
 
 /* Control is transferred to @to (an absolute address) where the original goes to @va. */
@@ -243,9 +263,11 @@ static bool falls_well(struct ovm_check *check, const struct pair *pair, uint64_
 {
 	const struct ovm_map_entry *next = pair->entry + 1, *map = check->overlay->map.v.v;
 	uint32_t off = pair->entry->off + pair->new.len;
-	if (next < map + check->overlay->map.v.n && next->off == off && next->old.v == va &&
-	    is_copy(next))
-		return true;
+	if (next < map + check->overlay->map.v.n && next->off == off) {
+		next = behind_counters(check, next);
+		if (next->old.v == va && is_copy(next))
+			return true;
+	}
 	return ovm_check_arrives(check, off, va);
 }
 
@@ -413,7 +435,10 @@ static bool check_map(struct ovm_check *check)
 	const struct ovm_map *map = &check->overlay->map;
 	for (uint32_t i = 0; i < map->v.n; i++) {
 		const struct ovm_map_entry *entry = &map->v.v[i];
-		if (is_copy(entry)) {
+		if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) {
+			if (!ovm_check_count_entry(check, entry))
+				return false;
+		} else if (is_copy(entry)) {
 			if (!check_copy(check, entry))
 				return false;
 		} else if ((entry->flags & OVM_MAP_SYNTH) && !check_added(check, entry)) {
@@ -553,10 +578,11 @@ int ovm_check(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_reg
 	(void)ctx;
 	*result = (struct ovm_check_result){0};
 	ovm_check_decoder_init(&check.dec);
+	ovm_check_flags_decoder_init(&check.flags_dec);
 	index_loads(&check);
-	bool ok = find_code_end(&check) && index_map(&check) && ovm_check_patch_order(&check) &&
-		  check_map(&check) && check_tables(&check) && ovm_check_patches(&check) &&
-		  ovm_check_unwind(&check);
+	bool ok = find_code_end(&check) && index_map(&check) && ovm_check_counters(&check) &&
+		  ovm_check_patch_order(&check) && check_map(&check) && check_tables(&check) &&
+		  ovm_check_patches(&check) && ovm_check_unwind(&check);
 	free(check.bucket);
 	free(check.by_load);
 	return ok ? 0 : OVM_REFUSED;

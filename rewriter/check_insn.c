@@ -8,21 +8,27 @@
  *   48 8d 05 [a1 cf ff ff]  lea -0x305f(%rip), %rax   at 0x5000: 0x1fa8      same
  *
  * Classes of instructions are told from opcode bytes, as disasm.c does from its own; what is not on
- * the list is plain.
+ * the list is plain. Which flags an instruction reads and writes is in Zydis' full tables only,
+ * which cost three times as much: a second decoder, asked for counters alone.
  */
 #include "rewriter/check_private.h"
 
 #include <string.h>
 
-void ovm_check_decoder_init(ZydisDecoder *dec)
+void ovm_check_flags_decoder_init(ZydisDecoder *dec)
 {
 	ZyanStatus status = ZydisDecoderInit(dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	OVM_ASSERT(ZYAN_SUCCESS(status));
-	status = ZydisDecoderEnableMode(dec, ZYDIS_DECODER_MODE_MINIMAL, ZYAN_TRUE);
 	OVM_ASSERT(ZYAN_SUCCESS(status));
 	ZydisDecoderEnableMode(dec, ZYDIS_DECODER_MODE_MPX,
 			       ZYAN_FALSE); /* decode bnd as nops of old */
 	ZydisDecoderEnableMode(dec, ZYDIS_DECODER_MODE_CET, ZYAN_TRUE);
+}
+
+void ovm_check_decoder_init(ZydisDecoder *dec)
+{
+	ovm_check_flags_decoder_init(dec);
+	ZyanStatus status = ZydisDecoderEnableMode(dec, ZYDIS_DECODER_MODE_MINIMAL, ZYAN_TRUE);
+	OVM_ASSERT(ZYAN_SUCCESS(status));
 }
 
 static bool has_prefix(const ZydisDecodedInstruction *insn, uint8_t value)
@@ -155,20 +161,64 @@ static void memory_operand(const ZydisDecodedInstruction *insn, uint64_t va,
 	out->target = va + insn->length + (uint64_t)out->disp;
 }
 
+static void describe(const ZydisDecodedInstruction *insn, uint64_t va, struct ovm_check_insn *out)
+{
+	*out = (struct ovm_check_insn){.len = insn->length, .kind = OVM_INSN_OTHER};
+	if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
+		if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+			out->kind = kind_1byte(insn, va, out);
+		else if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F)
+			out->kind = kind_0f(insn, va, out);
+	}
+	memory_operand(insn, va, out);
+}
+
 bool ovm_check_decode(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
 		      struct ovm_check_insn *out)
 {
 	ZydisDecodedInstruction insn;
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(dec, NULL, p, avail, &insn)))
 		return false;
-	*out = (struct ovm_check_insn){.len = insn.length, .kind = OVM_INSN_OTHER};
-	if (insn.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
-		if (insn.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
-			out->kind = kind_1byte(&insn, va, out);
-		else if (insn.opcode_map == ZYDIS_OPCODE_MAP_0F)
-			out->kind = kind_0f(&insn, va, out);
+	describe(&insn, va, out);
+	return true;
+}
+
+/* A shift by a count that may be 0, a string comparison of what may be no bytes: then all flags
+ * stay. Rotates are in the same opcodes. */
+static bool may_keep_flags(const ZydisDecodedInstruction *insn)
+{
+	uint8_t op = insn->opcode;
+	bool by_constant, by_cl;
+	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return false;
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
+		if (op == 0xa6 || op == 0xa7 || op == 0xae || op == 0xaf) /* cmps, scas */
+			return has_prefix(insn, 0xf2) || has_prefix(insn, 0xf3);
+		by_constant = op == 0xc0 || op == 0xc1;
+		by_cl = op == 0xd2 || op == 0xd3;
+	} else { /* shld, shrd */
+		bool is_0f = insn->opcode_map == ZYDIS_OPCODE_MAP_0F;
+		by_constant = is_0f && (op == 0xa4 || op == 0xac);
+		by_cl = is_0f && (op == 0xa5 || op == 0xad);
 	}
-	memory_operand(&insn, va, out);
+	unsigned mask = insn->raw.rex.W ? 63 : 31;
+	return by_cl || (by_constant && !(insn->raw.imm[0].value.u & mask));
+}
+
+bool ovm_check_decode_flags(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
+			    struct ovm_check_insn *out, struct ovm_check_flags *flags)
+{
+	ZydisDecodedInstruction insn;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(dec, NULL, p, avail, &insn)))
+		return false;
+	describe(&insn, va, out);
+	*flags = (struct ovm_check_flags){0};
+	const ZydisAccessedFlags *all = insn.cpu_flags;
+	if (!all)
+		return true;
+	flags->read = all->tested;
+	if (!may_keep_flags(&insn))
+		flags->written = all->modified | all->set_0 | all->set_1 | all->undefined;
 	return true;
 }
 

@@ -1,6 +1,6 @@
 #ifndef OVM_CHECK_PRIVATE_H
 #define OVM_CHECK_PRIVATE_H
-/* Shared by check.c, check_insn.c, check_patch.c and check_unwind.c only. */
+/* Shared by check.c, check_insn.c, check_count.c, check_patch.c and check_unwind.c only. */
 #include "rewriter/check.h"
 
 #include <Zydis/Zydis.h>
@@ -17,11 +17,20 @@ struct ovm_check_insn {	 /* what the second decoder says */
 	uint8_t modrm_off, sib_off, disp_off, disp_len; /* 0 none */
 };
 
+struct ovm_check_flags {	/* ZYDIS_CPUFLAG_* */
+	uint32_t read, written; /* written: whatever the operands are; undefined counts */
+};
+
 void ovm_check_decoder_init(ZydisDecoder *dec);
+void ovm_check_flags_decoder_init(ZydisDecoder *dec); /* for ovm_check_decode_flags */
 
 /* Decode at most @avail bytes at @p (link-time address @va). False if they are no instruction. */
 bool ovm_check_decode(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
 		      struct ovm_check_insn *out);
+
+/* The same, and what it does to flags. @dec from ovm_check_flags_decoder_init. */
+bool ovm_check_decode_flags(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
+			    struct ovm_check_insn *out, struct ovm_check_flags *flags);
 
 /* Equal but for the field, and the field means the same address. */
 bool ovm_check_same(const uint8_t *a, const struct ovm_check_insn *old, const uint8_t *b,
@@ -37,7 +46,7 @@ struct ovm_check { /* one run of the checker */
 	struct ovm_regions *regions;
 	const struct ovm_overlay *overlay;
 	struct ovm_check_result *result;
-	ZydisDecoder dec;
+	ZydisDecoder dec, flags_dec;
 	uint32_t code_end; /* overlay bytes [0, code_end) are code */
 	uint32_t *bucket;  /* [code_end / BUCKET + 1]: first map entry at or behind that offset */
 	uint32_t *by_load; /* claims of tables, sorted by (old_load) */
@@ -62,6 +71,12 @@ bool ovm_check_patch_order(struct ovm_check *check);
 
 /* check_patch.c: every patch is what it claims, and nothing lands inside one. */
 bool ovm_check_patches(struct ovm_check *check);
+
+/* check_count.c: what is claimed of the counters' memory. */
+bool ovm_check_counters(struct ovm_check *check);
+
+/* check_count.c: a counter; the nop behind a call. Entries with OVM_MAP_COUNT or OVM_MAP_EXIT. */
+bool ovm_check_count_entry(struct ovm_check *check, const struct ovm_map_entry *entry);
 
 /* check_unwind.c: rows, personality and call sites of every copied instruction. */
 bool ovm_check_unwind(struct ovm_check *check);

@@ -7,8 +7,8 @@
  * address, same action), at its first and at its last byte: a frame is looked up at its return
  * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of
  * ours neither throw nor are called from: only their row counts, for signals, and only where they
- * stay in their region. The readers are strict about form (what we write is one form): anything
- * else is refused.
+ * stay in their region; a counter's and an exit's always. The readers are strict about form (what
+ * we write is one form): anything else is refused.
  */
 #include "rewriter/check_private.h"
 
@@ -535,8 +535,26 @@ static bool check_jump(struct unwind *u, const struct ovm_map_entry *entry)
 	       no(u, entry->old, entry->off, "the unwind row of an added jump differs");
 }
 
+/* A counter may be the first thing of its FDE, behind another region's code; so it is taken like a
+ * copy, and so is an exit. But where a call ends its region nothing returns to the exit, and a
+ * counter may stand before a jump to what has no unwind data. */
+static bool check_counter(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	if (!in_region(u, entry->old) &&
+	    ((entry->flags & OVM_MAP_EXIT) ||
+	     ovm_region_find(u->check->regions, entry->old) == OVM_NONE))
+		return check_jump(u, entry);
+	if (!enter(u, entry))
+		return false;
+	return rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
+			  entry->off - u->fdes.v[u->fde].off, entry->new_len) ||
+	       no(u, entry->old, entry->off, "the unwind row of a counter or exit differs");
+}
+
 static bool check_entry(struct unwind *u, const struct ovm_map_entry *entry)
 {
+	if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT))
+		return check_counter(u, entry);
 	if (entry->flags & OVM_MAP_SYNTH)
 		return check_jump(u, entry);
 	return (entry->flags & OVM_MAP_PAD) || check_insn(u, entry);

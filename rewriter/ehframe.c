@@ -267,7 +267,8 @@ static bool find_runs(struct writer *w)
 	for (uint32_t i = 0; i < map->v.n; i++) {
 		const struct ovm_map_entry *entry = &map->v.v[i];
 		bool gap = entry->off != at;
-		bool jump = (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_SYNTH;
+		bool jump =
+		    (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH | OVM_MAP_COUNT)) == OVM_MAP_SYNTH;
 		bool filler = (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_PAD;
 		at = entry->off + entry->new_len;
 		if (gap) {

@@ -16,6 +16,7 @@
  * unresolved slot points back into the stub), one byte longer.
  */
 #include "rewriter/emit.h"
+#include "rewriter/count.h"
 #include "rewriter/fixup.h"
 #include "rewriter/relax.h"
 
@@ -58,10 +59,12 @@ static const struct ovm_edge *edge_of_kind(const struct ovm_cfg *cfg, const stru
 	return NULL;
 }
 
-/* Skip blocks that are nothing but a direct jump. */
-static struct place follow(const struct ovm_program *program, struct place at)
+/* Skip blocks that are nothing but a direct jump, unless they may be counted. */
+static struct place follow(const struct ovm_emit_plan *plan, struct place at)
 {
-	for (unsigned hop = 0; hop < MAX_HOPS && at.bb != OVM_NONE; hop++) {
+	const struct ovm_program *program = plan->program;
+	for (unsigned hop = plan->probes ? MAX_HOPS : 0; hop < MAX_HOPS && at.bb != OVM_NONE;
+	     hop++) {
 		const struct ovm_cfg *cfg = program->cfgs.v[at.cfg];
 		const struct ovm_block *block = &cfg->blocks[at.bb];
 		if (block->n_insns != 1 || cfg->insns[block->first_insn].kind != OVM_INSN_JMP)
@@ -86,16 +89,34 @@ uint32_t ovm_emit_slot_at(const struct ovm_emit_plan *plan, ovm_va va)
 
 uint32_t ovm_emit_slot_through(const struct ovm_emit_plan *plan, ovm_va va, ovm_va *landed)
 {
-	struct place at = follow(plan->program, place_at(plan->program, va));
+	struct place at = follow(plan, place_at(plan->program, va));
 	*landed = at.va;
 	return slot_of_place(plan, &at);
+}
+
+uint32_t ovm_emit_slot_of_entry(const struct ovm_emit_plan *plan, uint32_t cfg, uint32_t bb,
+				ovm_va target, ovm_va *landed)
+{
+	const struct ovm_cfg *graph = plan->program->cfgs.v[cfg];
+	const struct ovm_block *block = &graph->blocks[bb];
+	for (uint32_t e = block->first_edge; plan->probes && e < block->first_edge + block->n_edges;
+	     e++) {
+		uint32_t probe = graph->edges[e].to.v == target.v
+				     ? ovm_count_edge_probe(plan, cfg, bb, e)
+				     : OVM_NONE;
+		if (probe == OVM_NONE)
+			continue;
+		*landed = target;
+		return plan->stub_of[probe];
+	}
+	return ovm_emit_slot_through(plan, target, landed);
 }
 
 /* --- plan
  * ------------------------------------------------------------------------------------------------------
  */
 
-static uint32_t dest_of(struct ovm_emit_plan *plan, const struct place *at)
+static uint32_t dest_at(struct ovm_emit_plan *plan, const struct place *at)
 {
 	uint32_t slot = slot_of_place(plan, at);
 	if (slot != OVM_NONE)
@@ -111,14 +132,15 @@ static bool is_next(const struct ovm_emit_plan *plan, uint32_t i, const struct p
 	if (at->bb == OVM_NONE || i + 1 >= plan->layout->slots.n || i + 1 == plan->layout->n_hot)
 		return false;
 	const struct ovm_slot *next = &plan->layout->slots.v[i + 1];
-	return next->cfg == at->cfg && next->block == at->bb;
+	return next->cfg == at->cfg && next->block == at->bb && !next->stub;
 }
 
 /* One way out of a block: where the original goes, and where that leads in the end. */
 struct way {
 	struct place at, end;
 	uint64_t count;
-	bool next; /* it is the next piece */
+	uint32_t stub; /* slot that counts it, OVM_NONE */
+	bool next;     /* it is the next piece */
 };
 
 static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm_edge_kind kind,
@@ -131,10 +153,20 @@ static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm
 	struct way way;
 	way.at =
 	    edge ? place_of_edge(program, slot->cfg, edge) : (struct place){OVM_NONE, OVM_NONE, to};
-	way.end = follow(program, way.at);
+	way.end = follow(plan, way.at);
 	way.count = edge ? edge->count : 0;
-	way.next = is_next(plan, i, &way.at) || is_next(plan, i, &way.end);
+	uint32_t probe = edge && plan->probes ? ovm_count_edge_probe(plan, slot->cfg, slot->block,
+								     (uint32_t)(edge - cfg->edges))
+					      : OVM_NONE;
+	way.stub = probe == OVM_NONE ? OVM_NONE : plan->stub_of[probe];
+	way.next =
+	    way.stub == OVM_NONE && (is_next(plan, i, &way.at) || is_next(plan, i, &way.end));
 	return way;
+}
+
+static uint32_t dest_of(struct ovm_emit_plan *plan, const struct way *way)
+{
+	return way->stub == OVM_NONE ? dest_at(plan, &way->end) : way->stub;
 }
 
 static void end_jump(struct ovm_emit_plan *plan, uint32_t i, struct way way, uint8_t flags)
@@ -146,7 +178,7 @@ static void end_jump(struct ovm_emit_plan *plan, uint32_t i, struct way way, uin
 	}
 	piece->shape = OVM_SHAPE_JMP;
 	piece->flags |= flags;
-	piece->dest[0] = dest_of(plan, &way.end);
+	piece->dest[0] = dest_of(plan, &way);
 }
 
 static void end_cond(struct ovm_emit_plan *plan, uint32_t i, uint8_t cc, struct way taken,
@@ -159,9 +191,9 @@ static void end_cond(struct ovm_emit_plan *plan, uint32_t i, uint8_t cc, struct 
 	piece->flags |= invert ? OVM_PIECE_INVERTED : 0;
 	piece->shape = second->next ? OVM_SHAPE_JCC : OVM_SHAPE_JCC_JMP;
 	piece->flags |= second->next ? OVM_PIECE_FALLS : 0;
-	piece->dest[0] = dest_of(plan, &first->end);
+	piece->dest[0] = dest_of(plan, first);
 	if (!second->next)
-		piece->dest[1] = dest_of(plan, &second->end);
+		piece->dest[1] = dest_of(plan, second);
 }
 
 static void end_jcxz(struct ovm_emit_plan *plan, uint32_t i, uint8_t len, struct way taken,
@@ -170,8 +202,8 @@ static void end_jcxz(struct ovm_emit_plan *plan, uint32_t i, uint8_t len, struct
 	struct ovm_piece *piece = &plan->pieces[i];
 	piece->shape = OVM_SHAPE_JCXZ;
 	piece->cc = len;
-	piece->dest[0] = dest_of(plan, &fall.end);
-	piece->dest[1] = dest_of(plan, &taken.end);
+	piece->dest[0] = dest_of(plan, &fall);
+	piece->dest[1] = dest_of(plan, &taken);
 }
 
 static uint32_t drop_nops(const struct ovm_cfg *cfg, const struct ovm_block *block, uint32_t n)
@@ -224,10 +256,11 @@ static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 	const struct ovm_block *block = &cfg->blocks[slot->block];
 	struct ovm_piece *piece = &plan->pieces[i];
 	uint32_t end = block->first_insn + piece->n_body;
+	piece->body = ovm_count_extra(plan, i, piece->n_body);
 	if (!piece->n_body)
 		return;
 	const struct ovm_insn *last = &cfg->insns[end - 1];
-	piece->body = (uint32_t)(last->va.v + last->len - block->lo.v);
+	piece->body += (uint32_t)(last->va.v + last->len - block->lo.v);
 	for (uint32_t k = block->first_insn; k < end; k++)
 		piece->body +=
 		    called_stub(plan, &cfg->insns[k]) ? GOT_CALL_LEN - cfg->insns[k].len : 0;
@@ -257,20 +290,44 @@ static void index_slots(struct ovm_emit_plan *plan)
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
 		OVM_ASSERT(slot->cfg < program->cfgs.n && program->cfgs.v[slot->cfg] &&
 			   slot->block < program->cfgs.v[slot->cfg]->n_blocks);
-		plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
+		if (!slot->stub)
+			plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
 	}
 }
 
-int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
-		       struct ovm_emit_plan *plan, struct ovm_bad *bad)
+/* A stub counts and goes where the edge goes. */
+static void plan_stub(struct ovm_emit_plan *plan, uint32_t i)
 {
-	*plan = (struct ovm_emit_plan){.program = program, .layout = layout};
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
+	struct place to = place_of_edge(plan->program, slot->cfg, &cfg->edges[slot->stub - 1]);
+	struct ovm_piece *piece = &plan->pieces[i];
+	piece->body = OVM_COUNTER_LEN;
+	piece->shape = OVM_SHAPE_JMP;
+	piece->flags = OVM_PIECE_SYNTH;
+	piece->dest[0] = dest_at(plan, &to);
+}
+
+int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
+		       const struct ovm_overlay_opts *opts, struct ovm_emit_plan *plan,
+		       struct ovm_bad *bad)
+{
+	*plan = (struct ovm_emit_plan){.program = program,
+				       .layout = layout,
+				       .probes = opts->probes,
+				       .counters = opts->counters};
 	index_slots(plan);
 	int rc = ovm_tables_plan(plan, &plan->tables, bad);
 	if (rc)
 		return rc;
 	plan->pieces = ovm_alloc_array(layout->slots.n, sizeof(*plan->pieces));
+	if (plan->probes)
+		ovm_count_plan(plan);
 	for (uint32_t i = 0; i < layout->slots.n; i++) {
+		if (layout->slots.v[i].stub) {
+			plan_stub(plan, i);
+			continue;
+		}
 		plan_end(plan, i);
 		plan_body(plan, i);
 		if (plan->pieces[i].flags & OVM_PIECE_FALLS)
@@ -284,6 +341,7 @@ void ovm_emit_plan_fini(struct ovm_emit_plan *plan)
 	free(plan->pieces);
 	free(plan->cfg_base);
 	free(plan->slot_of);
+	free(plan->stub_of);
 	ovm_vec_free(&plan->originals);
 	ovm_tables_fini(&plan->tables);
 	*plan = (struct ovm_emit_plan){0};
@@ -322,6 +380,25 @@ static void write_padding(struct writer *w, const struct ovm_piece *piece, ovm_v
 	else
 		memset(w->bytes + w->off, 0xcc, piece->pad); /* int3 */
 	map_add(w, next, piece->pad, 0, fallen ? OVM_MAP_PAD | OVM_MAP_SYNTH : OVM_MAP_PAD);
+}
+
+/* The probe of piece @i, before which stands what was at @old. */
+static enum ovm_refusal write_counter(struct writer *w, uint32_t i, ovm_va old)
+{
+	const struct ovm_emit_plan *plan = w->plan;
+	uint32_t counter = plan->probes->v.v[plan->pieces[i].probe].counter;
+	if (!ovm_count_write(w->bytes + w->off, ovm_va_add(w->base, w->off), plan->counters,
+			     counter))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, old, OVM_COUNTER_LEN, 0, OVM_MAP_SYNTH | OVM_MAP_COUNT);
+	return OVM_REFUSE_NONE;
+}
+
+static void write_exit(struct writer *w, const struct ovm_insn *call)
+{
+	ovm_fixup_nops(w->bytes + w->off, OVM_EXIT_LEN);
+	map_add(w, ovm_va_add(call->va, call->len), OVM_EXIT_LEN, 0,
+		OVM_MAP_SYNTH | OVM_MAP_PAD | OVM_MAP_EXIT);
 }
 
 static uint16_t insn_map_flags(const struct ovm_insn *insn)
@@ -378,26 +455,50 @@ static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 	return OVM_REFUSE_NONE;
 }
 
+/* Instruction @k, and what instrumentation puts around it. */
+static enum ovm_refusal write_insn(struct writer *w, uint32_t i, uint32_t k, uint32_t count_at,
+				   const uint8_t *from, uint32_t load)
+{
+	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = w->plan->program->cfgs.v[slot->cfg];
+	const struct ovm_insn *insn = &cfg->insns[k];
+	enum ovm_refusal why = OVM_REFUSE_NONE;
+	if (k == count_at)
+		why = write_counter(w, i, insn->va);
+	if (why == OVM_REFUSE_NONE)
+		why = copy_insn(w, insn, from, load);
+	if (why == OVM_REFUSE_NONE && w->plan->probes && ovm_count_has_exit(cfg, slot->block, k))
+		write_exit(w, insn);
+	return why;
+}
+
 static enum ovm_refusal write_body(struct writer *w, uint32_t i, const uint8_t *from)
 {
 	const struct ovm_emit_plan *plan = w->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_piece *piece = &plan->pieces[i];
 	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
 	const struct ovm_block *block = &cfg->blocks[slot->block];
 	const struct ovm_tables_load *loads = plan->tables.loads.v;
 	uint32_t t = ovm_tables_find(&plan->tables, slot->cfg, block->first_insn);
-	for (uint32_t k = block->first_insn; k < block->first_insn + plan->pieces[i].n_body; k++) {
-		const struct ovm_insn *insn = &cfg->insns[k];
+	uint32_t end = block->first_insn + piece->n_body, count_at = OVM_NONE;
+	enum ovm_refusal why = OVM_REFUSE_NONE;
+	if (plan->probes && piece->probe != OVM_NONE)
+		count_at = ovm_count_before(cfg, &plan->probes->v.v[piece->probe]);
+	for (uint32_t k = block->first_insn; k < end; k++) {
 		bool is_load =
 		    t < plan->tables.loads.n && loads[t].cfg == slot->cfg && loads[t].insn == k;
-		enum ovm_refusal why =
-		    copy_insn(w, insn, from + (insn->va.v - block->lo.v), is_load ? t : OVM_NONE);
+		why = write_insn(w, i, k, count_at, from + (cfg->insns[k].va.v - block->lo.v),
+				 is_load ? t : OVM_NONE);
 		if (why != OVM_REFUSE_NONE)
 			return why;
 		t += is_load;
 	}
-	OVM_ASSERT(w->off == plan->pieces[i].off + plan->pieces[i].body);
-	return OVM_REFUSE_NONE;
+	if (count_at != OVM_NONE &&
+	    count_at >= end) /* before a branch, or nops that were left out */
+		why = write_counter(w, i, cfg->insns[end].va);
+	OVM_ASSERT(why != OVM_REFUSE_NONE || w->off == piece->off + piece->body);
+	return why;
 }
 
 /* Branch @k of a piece: jcc if @cc < 16, else jmp. Maps to @old; @old_len 0: the jump is ours. */
@@ -468,6 +569,18 @@ static bool write_end(struct writer *w, uint32_t i, const uint8_t *from)
 	return false;
 }
 
+static enum ovm_refusal write_stub(struct writer *w, uint32_t i)
+{
+	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = w->plan->program->cfgs.v[slot->cfg];
+	ovm_va to = cfg->edges[slot->stub - 1].to;
+	w->extra = 0;
+	enum ovm_refusal why = write_counter(w, i, to);
+	if (why == OVM_REFUSE_NONE && !write_branch(w, &w->plan->pieces[i], 0, 16, to, 0))
+		why = OVM_REFUSE_OUT_OF_RANGE;
+	return why;
+}
+
 static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 {
 	const struct ovm_emit_plan *plan = w->plan;
@@ -477,6 +590,8 @@ static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 	    ovm_image_code(plan->program->image, block->lo, block->hi.v - block->lo.v);
 	if (!from)
 		return OVM_REFUSE_NOT_IN_TEXT;
+	if (slot->stub)
+		return write_stub(w, i);
 	w->extra =
 	    plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] == i ? 0 : OVM_MAP_DUPLICATE;
 	write_padding(w, &plan->pieces[i], block->lo);
@@ -493,7 +608,8 @@ static uint64_t count_entries(const struct ovm_emit_plan *plan)
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
 		const struct ovm_piece *piece = &plan->pieces[i];
 		n += piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
-		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ);
+		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ) +
+		     ovm_count_entries(plan, i);
 	}
 	return n;
 }

@@ -7,6 +7,10 @@
  *
  *   slot  ->  [pad] [body: copied instructions] [branch 0] [branch 1]
  *
+ * In instrumented copies the body also holds the block's counter and a nop behind each call
+ * (count.c), and edges that are counted lead through stubs: pieces of nothing but a counter and a
+ * jump.
+ *
  * Only this header's users know pieces; the overlay itself does not.
  */
 #include "rewriter/overlay.h"
@@ -35,9 +39,10 @@ enum {				 /* ovm_piece.flags */
 
 struct ovm_piece {
 	uint32_t off;	  /* overlay offset of the first byte after padding (relax.c) */
-	uint32_t body;	  /* bytes of the body, table loads widened */
+	uint32_t body;	  /* bytes of the body, table loads widened, counter and exits included */
 	uint32_t n_body;  /* instructions in it: the block's first n_body */
 	uint32_t dest[2]; /* of branch 0 and 1 */
+	uint32_t probe;	  /* index of the probe that stands in the body, OVM_NONE */
 	uint8_t shape;	  /* enum ovm_shape */
 	uint8_t cc;	  /* condition of the jcc as emitted; SHAPE_JCXZ: bytes of the jrcxz */
 	uint8_t is_long;  /* bit k: branch k has a rel32 (relax.c) */
@@ -48,10 +53,13 @@ struct ovm_piece {
 struct ovm_emit_plan {
 	const struct ovm_program *program; /* borrowed */
 	const struct ovm_layout *layout;   /* borrowed */
+	const struct ovm_probes *probes;   /* borrowed; NULL: plain copies */
+	ovm_va counters;		   /* with probes: address of counter 0 */
 	struct ovm_piece *pieces;	   /* [layout->slots.n] */
 	uint32_t *cfg_base;		   /* [cfgs.n]: where the cfg's blocks start in slot_of */
 	uint32_t *slot_of;		   /* first slot of a block, OVM_NONE if it is not copied */
-	OVM_VEC(ovm_va) originals;	   /* targets that stay in the original */
+	uint32_t *stub_of; /* [probes->v.n]: slot of an EDGE probe, OVM_NONE; NULL without probes */
+	OVM_VEC(ovm_va) originals; /* targets that stay in the original */
 	struct ovm_tables tables;
 	uint32_t hot_size, cold_off, cold_size; /* relax.c */
 };
@@ -62,10 +70,12 @@ struct ovm_bad {
 	enum ovm_refusal why;
 };
 
-/* Plan all pieces of @layout; relax.c must follow. OVM_REFUSED with @bad filled, or 0; free in
+/* Plan all pieces of @layout; relax.c must follow. @opts: probes and counters are used; with probes
+ * the layout must hold their stubs (ovm_count_layout). OVM_REFUSED with @bad filled, or 0; free in
  * either case. */
 int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
-		       struct ovm_emit_plan *plan, struct ovm_bad *bad);
+		       const struct ovm_overlay_opts *opts, struct ovm_emit_plan *plan,
+		       struct ovm_bad *bad);
 void ovm_emit_plan_fini(struct ovm_emit_plan *plan);
 
 /* First slot of the copied block that starts at @va, in whichever cfg; OVM_NONE if there is none.
@@ -75,6 +85,11 @@ uint32_t ovm_emit_slot_at(const struct ovm_emit_plan *plan, ovm_va va);
 /* The same, but blocks that are nothing but a direct jump are skipped first: *landed is the
  * original address where that led. */
 uint32_t ovm_emit_slot_through(const struct ovm_emit_plan *plan, ovm_va va, ovm_va *landed);
+
+/* Where entry of a table of block @bb leads: the stub of that edge or, as above, the copied block.
+ */
+uint32_t ovm_emit_slot_of_entry(const struct ovm_emit_plan *plan, uint32_t cfg, uint32_t bb,
+				ovm_va target, ovm_va *landed);
 
 /* Write the code of a relaxed plan at @bytes (cold_off + cold_size of them, for link-time address
  * @base) and append its map entries.

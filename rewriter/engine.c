@@ -93,20 +93,43 @@ static void discard(struct ovm_engine *engine)
 {
 	ovm_overlay_fini(&engine->overlay);
 	ovm_layout_fini(&engine->layout);
+	ovm_probes_fini(&engine->probes);
 	engine->layout = (struct ovm_layout){0};
+	engine->probes = (struct ovm_probes){0};
 }
 
-static int build(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts, struct ovm_engine *engine,
-		 uint32_t *bad_cfg, enum ovm_refusal *why)
+/* Instrumented copies are not worth a good order: they run for a moment, and the counters cost
+ * more. */
+static int plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
+			 struct ovm_engine *engine, struct ovm_overlay_opts *overlay_opts)
+{
+	struct stopwatch watch = {0};
+	lap_ms(&watch);
+	ovm_probes_build(dec, &engine->program, &engine->probes);
+	overlay_opts->probes = &engine->probes;
+	overlay_opts->counters = opts->counters;
+	ovm_log(OVM_LOG_INFO, "probes: %u counters for %u arcs, %.1f ms", engine->probes.n_counters,
+		engine->probes.arcs.n, lap_ms(&watch));
+	return (uint64_t)engine->probes.n_counters * 8 > opts->counters_room ? OVM_REFUSED : 0;
+}
+
+static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
+		 struct ovm_engine *engine, uint32_t *bad_cfg, enum ovm_refusal *why)
 {
 	struct ovm_overlay_opts overlay_opts = {.base = opts->base};
 	struct stopwatch watch = {0};
 	lap_ms(&watch);
-	ovm_layout_build(ctx, &engine->program, &opts->layout, &engine->layout);
+	struct ovm_layout_opts layout_opts = opts->layout;
+	if (opts->is_counting)
+		layout_opts = (struct ovm_layout_opts){.keep_block_order = true};
+	ovm_layout_build(ctx, &engine->program, &layout_opts, &engine->layout);
 	ovm_log(OVM_LOG_INFO, "layout: %u blocks, %u hot, %.1f ms", engine->layout.slots.n,
 		engine->layout.n_hot, lap_ms(&watch));
 	if (!engine->layout.slots.n)
 		return 0;
+	if (opts->is_counting && plan_counters(dec, opts, engine, &overlay_opts))
+		return OVM_REFUSED;
+	lap_ms(&watch);
 	int rc = ovm_overlay_build(ctx, &engine->program, &engine->layout, &overlay_opts,
 				   &engine->overlay, bad_cfg, why);
 	if (rc == OVM_REFUSED)
@@ -139,13 +162,13 @@ static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_c
 }
 
 /* Build and check until nothing fails. */
-static int build_proved(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
-			struct ovm_engine *engine)
+static int build_proved(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			const struct ovm_engine_opts *opts, struct ovm_engine *engine)
 {
 	for (unsigned round = 0; round < MAX_ROUNDS; round++) {
 		uint32_t bad = OVM_NONE;
 		enum ovm_refusal why = OVM_REFUSE_CHECKER;
-		int rc = build(ctx, opts, engine, &bad, &why);
+		int rc = build(ctx, dec, opts, engine, &bad, &why);
 		if (rc == 0 && engine->overlay.map.v.n)
 			rc = check(ctx, engine, &bad);
 		if (rc == 0 || rc < 0)
@@ -210,12 +233,14 @@ int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_imag
 		return rc;
 	rc = select_regions(ctx, dec, module, opts, out);
 	if (!rc)
-		rc = build_proved(ctx, opts, out);
+		rc = build_proved(ctx, dec, opts, out);
 	if (rc) {
 		ovm_engine_fini(out);
 		return rc;
 	}
 	count_samples(module, out);
+	if (opts->is_counting)
+		ovm_callcount_list(&out->program, &out->calls);
 	out->stats.n_copied = out->overlay.n_regions;
 	out->stats.score_ratio =
 	    out->layout.score_original > 0 ? out->layout.score / out->layout.score_original : 1.0;
@@ -226,6 +251,8 @@ void ovm_engine_fini(struct ovm_engine *engine)
 {
 	ovm_overlay_fini(&engine->overlay);
 	ovm_layout_fini(&engine->layout);
+	ovm_probes_fini(&engine->probes);
+	ovm_vec_free(&engine->calls);
 	ovm_program_fini(&engine->program);
 	ovm_regions_free(&engine->regions);
 	*engine = (struct ovm_engine){0};

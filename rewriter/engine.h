@@ -2,6 +2,7 @@
 #define OVM_ENGINE_H
 /* The one engine behind `rewrite`, `run` and `attach`: image + profile -> checked overlay. What the checker refuses is dropped
  * and the rest built again, so the result is always proved or empty. */
+#include "analyzer/callcount.h"
 #include "rewriter/overlay.h"
 
 struct ovm_engine_opts {
@@ -11,6 +12,9 @@ struct ovm_engine_opts {
 	const bool *skip_region;        /* [regions.n] or NULL: refused beforehand (live: unhooked unwinder, changed bytes) */
 	struct ovm_layout_opts layout;
 	ovm_va base;                    /* where the overlay will be */
+	bool is_counting;               /* an instrumented overlay: original block order, all blocks */
+	ovm_va counters;                /* with is_counting: where the counters will be */
+	uint64_t counters_room;         /* bytes there */
 };
 
 struct ovm_engine_stats {
@@ -28,6 +32,8 @@ struct ovm_engine {
 	struct ovm_program program;
 	struct ovm_layout layout;
 	struct ovm_overlay overlay;
+	struct ovm_probes probes;     /* with is_counting */
+	ovm_counted_calls calls;      /* with is_counting */
 	struct ovm_engine_stats stats;
 };
 

@@ -6,6 +6,7 @@
  * final too. Nothing here knows where the result goes (a file or a process).
  */
 #include "rewriter/overlay.h"
+#include "rewriter/count.h"
 #include "rewriter/ehframe.h"
 #include "rewriter/emit.h"
 #include "rewriter/patchplan.h"
@@ -41,7 +42,9 @@ static void count_copied(const struct ovm_emit_plan *plan, struct ovm_overlay *o
 		seen[region] = 1;
 	}
 	free(seen);
-	overlay->n_blocks = plan->layout->slots.n;
+	overlay->n_blocks = 0;
+	for (uint32_t i = 0; i < plan->layout->slots.n; i++)
+		overlay->n_blocks += !plan->layout->slots.v[i].stub;
 	for (uint32_t i = 0; i < overlay->map.v.n; i++)
 		overlay->n_insns += !(overlay->map.v.v[i].flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
 }
@@ -108,14 +111,22 @@ int ovm_overlay_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		      struct ovm_overlay *out, uint32_t *bad_cfg, enum ovm_refusal *why)
 {
 	struct ovm_overlay overlay = {.base = opts->base};
+	struct ovm_layout with_stubs = {0};
 	struct ovm_emit_plan plan;
 	struct ovm_buf buf = {0};
 	struct ovm_bad bad = {OVM_NONE, OVM_REFUSE_NONE};
 	OVM_ASSERT((opts->base.v & 63) == 0);
-	int rc = ovm_emit_plan_init(program, layout, &plan, &bad);
+	if (opts->probes) {
+		ovm_count_layout(layout, opts->probes, &with_stubs);
+		layout = &with_stubs;
+		overlay.counters = opts->counters;
+		overlay.n_counters = opts->probes->n_counters;
+	}
+	int rc = ovm_emit_plan_init(program, layout, opts, &plan, &bad);
 	if (!rc)
 		rc = build(ctx, &plan, opts, &overlay, &buf, &bad);
 	ovm_emit_plan_fini(&plan);
+	ovm_layout_fini(&with_stubs);
 	overlay.bytes = buf.v;
 	overlay.size = (uint32_t)buf.n;
 	if (rc) {

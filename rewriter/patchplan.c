@@ -14,15 +14,17 @@
 
 enum { JMP_LEN = 5 };
 
-/* Overlay offset of the copy of what stands at @va: an instruction, or a block whose first
- * instructions were left out. */
+/* Overlay offset of the copy of what stands at @va: an instruction with the counter before it, or a
+ * block whose first instructions were left out. */
 static bool copy_of(const struct ovm_emit_plan *plan, const struct ovm_overlay *overlay, ovm_va va,
 		    uint32_t *off)
 {
 	const struct ovm_map_entry *entry = ovm_map_old(&overlay->map, va);
 	uint32_t slot = entry ? OVM_NONE : ovm_emit_slot_at(plan, va);
+	bool is_counted = entry && entry > overlay->map.v.v && (entry[-1].flags & OVM_MAP_COUNT) &&
+			  entry[-1].old.v == va.v;
 	if (entry)
-		*off = entry->off;
+		*off = is_counted ? entry[-1].off : entry->off;
 	else if (slot != OVM_NONE)
 		*off = plan->pieces[slot].off;
 	return entry || slot != OVM_NONE;

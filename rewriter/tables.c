@@ -140,11 +140,14 @@ int64_t ovm_tables_delta(const struct ovm_emit_plan *plan, ovm_va base, uint32_t
 }
 
 static bool write_copy(const struct ovm_emit_plan *plan, ovm_va base,
-		       const struct ovm_jumptable *table, uint8_t *at)
+		       const struct ovm_tables_copy *copy, uint8_t *at)
 {
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[copy->cfg];
+	const struct ovm_jumptable *table = table_of(plan, copy);
+	uint32_t bb = ovm_cfg_block_of(cfg, cfg->insns[table->jump_insn].va);
 	for (uint32_t i = 0; i < table->n_entries; i++, at += table->entry_size) {
 		ovm_va to;
-		uint32_t slot = ovm_emit_slot_through(plan, table->targets[i], &to);
+		uint32_t slot = ovm_emit_slot_of_entry(plan, copy->cfg, bb, table->targets[i], &to);
 		if (slot != OVM_NONE)
 			to = ovm_va_add(base, plan->pieces[slot].off);
 		int64_t entry = (int64_t)(to.v - table->base.v);
@@ -164,7 +167,7 @@ int ovm_tables_write(const struct ovm_emit_plan *plan, ovm_va base, uint8_t *byt
 {
 	for (uint32_t i = 0; i < plan->tables.copies.n; i++) {
 		const struct ovm_tables_copy *copy = &plan->tables.copies.v[i];
-		if (write_copy(plan, base, table_of(plan, copy), bytes + copy->off))
+		if (write_copy(plan, base, copy, bytes + copy->off))
 			continue;
 		*bad = (struct ovm_bad){copy->cfg, OVM_REFUSE_OUT_OF_RANGE};
 		return OVM_REFUSED;

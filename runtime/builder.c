@@ -16,6 +16,7 @@
 #include "runtime/builder.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
+#include "runtime/generation.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -33,8 +34,9 @@
  * ------------------------------------------------------------------------------------------ */
 
 struct work {
+	const struct ovm_generations *set;
 	const struct ovm_tracee *tracee;
-	struct ovm_livemap *map;
+	struct ovm_livemap map; /* as it is now: what is there already is not chosen as a place */
 	const struct ovm_profile *profile;
 	const struct ovm_target_opts *opts;
 	struct ovm_decoder *dec;
@@ -53,9 +55,15 @@ static void explain(struct work *work, const struct ovm_ctx *ctx)
 /* The hook's stub lies near the C library, like an overlay of it. */
 static void find_hook(struct ovm_ctx *ctx, struct work *work)
 {
-	int rc = ovm_unwindhook_find(ctx, work->dec, work->tracee, work->map, &work->hook);
+	if (work->set->has_hook) { /* by an earlier generation */
+		work->hook = work->set->hook;
+		work->hook.module = ovm_livemap_module(&work->map, work->hook.function);
+		work->is_hooked = true;
+		return;
+	}
+	int rc = ovm_unwindhook_find(ctx, work->dec, work->tracee, &work->map, &work->hook);
 	if (rc == 0)
-		rc = ovm_codemem_place(ctx, work->map, work->hook.module, OVM_UNWINDHOOK_SIZE,
+		rc = ovm_codemem_place(ctx, &work->map, work->hook.module, OVM_UNWINDHOOK_SIZE,
 				       &work->hook.page);
 	work->is_hooked = rc == 0;
 	if (rc) {
@@ -66,7 +74,12 @@ static void find_hook(struct ovm_ctx *ctx, struct work *work)
 
 static void build_all(struct ovm_ctx *ctx, struct work *work)
 {
-	ovm_targets_choose(work->map, work->profile, work->opts, &work->targets);
+	if (ovm_livemap_read(ctx, work->tracee->pid, &work->map)) {
+		explain(work, ctx);
+		return;
+	}
+	ovm_livemap_modules(&work->map, work->tracee->pid);
+	ovm_targets_choose(&work->map, work->profile, work->opts, &work->targets);
 	if (!work->targets.n) {
 		ovm_fail(ctx, OVM_OK, "no module has enough samples");
 		explain(work, ctx);
@@ -80,7 +93,7 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 	uint32_t kept = 0;
 	for (uint32_t i = 0; i < work->targets.n; i++) {
 		struct ovm_target *target = &work->targets.v[i];
-		int rc = ovm_target_build(ctx, work->dec, work->tracee, work->map,
+		int rc = ovm_target_build(ctx, work->dec, work->set, &work->map,
 					  work->is_hooked ? &work->hook : NULL, work->opts, target);
 		if (rc) {
 			ovm_log(OVM_LOG_INFO, "%s: left alone: %s", target->module->path, ctx->msg);
@@ -105,7 +118,7 @@ struct head {
 };
 
 struct module_head {
-	uint32_t module; /* index in the map */
+	ovm_rta module; /* any address of it */
 	ovm_rta at, link_map;
 	uint64_t n_samples;
 	struct ovm_engine_stats stats;
@@ -113,6 +126,8 @@ struct module_head {
 	uint32_t size, n_map, n_patches;
 	struct ovm_section sections[OVM_N_SECTIONS];
 	uint32_t n_regions, n_blocks, n_insns;
+	ovm_va counters;
+	uint32_t n_counters, n_nodes, n_arcs, n_calls;
 };
 
 static bool put(int fd, const void *from, size_t n)
@@ -130,9 +145,9 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 {
 	const struct ovm_overlay *o = &target->engine.overlay;
 	struct module_head head = {
-	    .module = (uint32_t)(target->module - work->map->modules.v),
+	    .module = target->module->lo,
 	    .at = target->at,
-	    .link_map = ovm_livedyn_link_map(work->tracee, work->map, target->module),
+	    .link_map = ovm_livedyn_link_map(work->tracee, &work->map, target->module),
 	    .n_samples = target->n_samples,
 	    .stats = target->engine.stats,
 	    .base = o->base,
@@ -142,12 +157,19 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 	    .n_regions = o->n_regions,
 	    .n_blocks = o->n_blocks,
 	    .n_insns = o->n_insns,
+	    .counters = o->counters,
+	    .n_counters = o->n_counters,
+	    .n_nodes = target->engine.probes.n_nodes,
+	    .n_arcs = target->engine.probes.arcs.n,
+	    .n_calls = target->engine.calls.n,
 	};
 	memcpy(head.sections, o->sections, sizeof(head.sections));
 	return put(fd, &head, sizeof(head)) && put(fd, o->bytes, o->size) &&
 	       put(fd, o->map.v.v, o->map.v.n * sizeof(o->map.v.v[0])) &&
 	       put(fd, o->map.by_old, o->map.v.n * sizeof(o->map.by_old[0])) &&
-	       put(fd, o->patches.v, o->patches.n * sizeof(o->patches.v[0]));
+	       put(fd, o->patches.v, o->patches.n * sizeof(o->patches.v[0])) &&
+	       put(fd, target->engine.probes.arcs.v, head.n_arcs * sizeof(struct ovm_arc)) &&
+	       put(fd, target->engine.calls.v, head.n_calls * sizeof(struct ovm_counted_call));
 }
 
 static bool put_all(int fd, const struct ovm_ctx *ctx, const struct work *work)
@@ -190,10 +212,10 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 			struct ovm_built_module *out)
 {
 	struct module_head head;
-	if (!take(r, &head, sizeof(head)) || head.module >= map->modules.n)
+	if (!take(r, &head, sizeof(head)))
 		return false;
 	struct ovm_overlay *o = &out->overlay;
-	out->module = &map->modules.v[head.module];
+	out->module = ovm_livemap_module(map, head.module);
 	out->at = head.at;
 	out->link_map = head.link_map;
 	out->n_samples = head.n_samples;
@@ -210,7 +232,15 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 	o->map.by_old = take_array(r, head.n_map, sizeof(o->map.by_old[0]));
 	o->patches.v = take_array(r, head.n_patches, sizeof(o->patches.v[0]));
 	o->patches.n = o->patches.cap = o->patches.v ? head.n_patches : 0;
-	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v;
+	o->counters = head.counters;
+	o->n_counters = head.n_counters;
+	out->n_nodes = head.n_nodes;
+	out->arcs.v = take_array(r, head.n_arcs, sizeof(out->arcs.v[0]));
+	out->arcs.n = out->arcs.cap = out->arcs.v ? head.n_arcs : 0;
+	out->calls.v = take_array(r, head.n_calls, sizeof(out->calls.v[0]));
+	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
+	return out->module && o->bytes && o->map.v.v && o->map.by_old && o->patches.v &&
+	       out->arcs.v && out->calls.v;
 }
 
 static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm_built *out)
@@ -249,7 +279,7 @@ static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work, int fd,
 	_exit(put_all(fd, ctx, work) ? 0 : 1);
 }
 
-int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_livemap *map,
+int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
 		      struct ovm_builder *out)
 {
@@ -257,7 +287,7 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, stru
 	int fd = memfd_create("optvm", MFD_CLOEXEC);
 	if (fd < 0)
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errno, "memfd_create");
-	struct work work = {.tracee = tracee, .map = map, .profile = profile, .opts = opts};
+	struct work work = {.set = set, .tracee = set->tracee, .profile = profile, .opts = opts};
 	pid_t parent = getpid(), pid = fork();
 	if (pid == 0)
 		child_main(ctx, &work, fd, parent);
@@ -282,7 +312,7 @@ static int wait_child(struct ovm_builder *builder)
 }
 
 int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_livemap *map, struct ovm_built *out)
+		       const struct ovm_generations *set, struct ovm_built *out)
 {
 	struct ovm_built built = {0};
 	struct stat st;
@@ -294,7 +324,7 @@ int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
 		mem = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, builder->fd, 0);
 	if (mem != MAP_FAILED) {
 		struct reader r = {.p = mem, .end = (const uint8_t *)mem + st.st_size};
-		if (take_all(&r, map, &built))
+		if (take_all(&r, set->map, &built))
 			rc = 0;
 		munmap(mem, (size_t)st.st_size);
 	}
@@ -324,7 +354,10 @@ void ovm_builder_close(struct ovm_builder *builder)
 
 void ovm_built_fini(struct ovm_built *built)
 {
-	for (uint32_t i = 0; i < built->modules.n; i++)
+	for (uint32_t i = 0; i < built->modules.n; i++) {
 		ovm_overlay_fini(&built->modules.v[i].overlay);
+		ovm_vec_free(&built->modules.v[i].arcs);
+		ovm_vec_free(&built->modules.v[i].calls);
+	}
 	ovm_vec_free(&built->modules);
 }

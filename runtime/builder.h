@@ -11,6 +11,9 @@ struct ovm_built_module {
 	uint64_t n_samples;
 	struct ovm_engine_stats stats;
 	struct ovm_overlay overlay; /* owned; tables and fdes are left out */
+	ovm_arcs arcs;		    /* instrumented: what the counters mean */
+	uint32_t n_nodes;
+	ovm_counted_calls calls;
 };
 
 struct ovm_built {
@@ -27,16 +30,19 @@ struct ovm_builder {
 	int watch_fd; /* pidfd of the child: readable when it has ended */
 };
 
-/* Fork the child. @tracee's memory must be open; @map holds modules and must not change until
- * ovm_builder_result; @profile is read. */
-int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, struct ovm_livemap *map,
+struct ovm_generations;
+
+/* Fork the child. @set: the process, its tracee's memory must be open, its map holds modules; what
+ * is already patched there is seen as it was. @profile is read. Neither may change until the child
+ * is forked, which it is on return. */
+int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
 		      struct ovm_builder *out);
 
 /* Wait for the child and read what it built; the builder is closed. OVM_E_INTERNAL: it crashed (the
  * program is not concerned). */
 int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_livemap *map, struct ovm_built *out);
+		       const struct ovm_generations *set, struct ovm_built *out);
 
 void ovm_builder_close(struct ovm_builder *builder); /* kills the child if it still works */
 void ovm_built_fini(struct ovm_built *built);

@@ -330,21 +330,41 @@ bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, u
 	return true;
 }
 
-/* Advance the needs that this line satisfies; lines come in ascending order. */
-static void still_line(const char *p, const char *end, struct ovm_live_need *needs, uint32_t n)
+bool ovm_livemap_shares(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint64_t inode)
 {
-	struct ovm_live_range range;
-	const char *path;
-	if (!parse_line(p, end, &range, &path) || range.prot != (OVM_PROT_R | OVM_PROT_X) ||
-	    !range.is_private)
-		return;
-	for (uint32_t i = 0; i < n; i++)
-		if (needs[i].lo.v >= range.lo.v && needs[i].lo.v < range.hi.v &&
-		    needs[i].inode == range.inode)
-			needs[i].lo = range.hi;
+	while (lo.v < hi.v) {
+		const struct ovm_live_range *range = ovm_livemap_range(map, lo);
+		if (!range || range->prot != (OVM_PROT_R | OVM_PROT_W) || range->is_private ||
+		    range->inode != inode)
+			return false;
+		lo = range->hi;
+	}
+	return true;
 }
 
-bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n)
+/* Lines come in ascending order, so each need is used up from its start. */
+void ovm_livemap_meet(const struct ovm_live_range *range, struct ovm_live_need *needs, uint32_t n)
+{
+	bool is_code = range->prot == (OVM_PROT_R | OVM_PROT_X) && range->is_private;
+	bool is_counter = range->prot == (OVM_PROT_R | OVM_PROT_W) && !range->is_private;
+	if (!is_code && !is_counter)
+		return;
+	for (uint32_t i = 0; i < n; i++)
+		if (needs[i].lo.v >= range->lo.v && needs[i].lo.v < range->hi.v &&
+		    needs[i].inode == range->inode && needs[i].is_counter == is_counter)
+			needs[i].lo = range->hi;
+}
+
+bool ovm_livemap_met(const struct ovm_live_need *needs, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (needs[i].lo.v < needs[i].hi.v)
+			return false;
+	return true;
+}
+
+bool ovm_livemap_walk(pid_t pid, void (*visit)(const struct ovm_live_range *range, void *arg),
+		      void *arg)
 {
 	enum { SIZE = 16384 }; /* longer than any line */
 	char name[64], buf[SIZE];
@@ -357,16 +377,34 @@ bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n)
 	while (have < SIZE && (got = read(fd, buf + have, SIZE - have)) > 0) {
 		have += (size_t)got;
 		char *p = buf;
-		for (char *eol; (eol = memchr(p, '\n', have - (size_t)(p - buf))); p = eol + 1)
-			still_line(p, eol, needs, n);
+		for (char *eol; (eol = memchr(p, '\n', have - (size_t)(p - buf))); p = eol + 1) {
+			struct ovm_live_range range;
+			const char *path;
+			if (parse_line(p, eol, &range, &path))
+				visit(&range, arg);
+		}
 		have -= (size_t)(p - buf);
 		memmove(buf, p, have);
 	}
 	close(fd);
-	for (uint32_t i = 0; i < n; i++)
-		if (needs[i].lo.v < needs[i].hi.v)
-			return false;
 	return true;
+}
+
+struct need_list {
+	struct ovm_live_need *v;
+	uint32_t n;
+};
+
+static void visit_needs(const struct ovm_live_range *range, void *arg)
+{
+	struct need_list *needs = arg;
+	ovm_livemap_meet(range, needs->v, needs->n);
+}
+
+bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n)
+{
+	struct need_list list = {needs, n};
+	return ovm_livemap_walk(pid, visit_needs, &list) && ovm_livemap_met(needs, n);
 }
 
 void ovm_livemap_reserve(struct ovm_livemap *map, ovm_rta lo, ovm_rta hi)

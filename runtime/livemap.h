@@ -73,14 +73,26 @@ const struct ovm_live_module *ovm_livemap_module(const struct ovm_livemap *map, 
 bool ovm_livemap_covers(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint8_t prot,
 			uint64_t inode);
 
+/* True if every byte of [lo, hi) is a shared mapping of file @inode, readable and writable. */
+bool ovm_livemap_shares(const struct ovm_livemap *map, ovm_rta lo, ovm_rta hi, uint64_t inode);
+
 /* What must be mapped at the moment of patching. */
 struct ovm_live_need {
 	ovm_rta lo, hi;
-	uint64_t inode; /* 0: anonymous */
+	uint64_t inode;	 /* 0: anonymous */
+	bool is_counter; /* shared, readable and writable; else private, readable and executable */
 };
 
-/* Are all of [lo, hi) of each need still mapped private, readable and executable? Reads
- * /proc/@pid/maps, allocates nothing: for use while the target is stopped. @needs is used up. */
+/* Call @visit for each line of /proc/@pid/maps, in ascending order; range->path is NULL. Allocates
+ * nothing: for use while the target is stopped. False if the file cannot be read. */
+bool ovm_livemap_walk(pid_t pid, void (*visit)(const struct ovm_live_range *range, void *arg),
+		      void *arg);
+
+/* For such visits: use up what @range satisfies of the needs; is nothing left of them? */
+void ovm_livemap_meet(const struct ovm_live_range *range, struct ovm_live_need *needs, uint32_t n);
+bool ovm_livemap_met(const struct ovm_live_need *needs, uint32_t n);
+
+/* Are all of [lo, hi) of each need still mapped? @needs is used up. */
 bool ovm_livemap_still(pid_t pid, struct ovm_live_need *needs, uint32_t n);
 
 /* Reserve [lo, hi) in the map, so that ovm_codemem_place does not choose it twice. */

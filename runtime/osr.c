@@ -1,98 +1,126 @@
 /* Moving a thread that is in the middle of a hot loop, by changing its PC.
  *
  * A copy differs from the original only in where it stands (rule R1), so a thread stopped at
- * original instruction i may go on at the copy of i, and needs nothing else. Without this a program
- * whose hot loop is entered once would never reach its overlay.
+ * original instruction i may go on at the copy of i, and needs nothing else; and back, and from one
+ * copy to another. Without this a program whose hot loop is entered once would never reach its
+ * overlay, and never leave it.
+ *
+ *   original  ->  i  ->  copy of i in the last armed overlay
+ *   overlay   ->  i (map entry)  ->  the same; if there is none, i itself
+ *
+ * What optvm adds (jumps, counters, fillers) maps to the instruction that comes next, "about to
+ * execute old". A counter that is skipped or run twice is one count.
  *
  * Stopped inside a system call, the PC is just behind the `syscall`. Its equal is "just behind the
  * copy of the syscall", never "the copy of the next instruction", which may stand elsewhere: if the
  * kernel restarts the call, it steps back by two bytes and must find a syscall there (rule R5).
- *
- * Return addresses stay: the frames above return into the original, which stays valid.
- *
- * What must not happen is that somebody resumes strictly inside the five bytes of a jump we write.
- * Return addresses cannot be there (no call is, but as the last instruction of a window). The PC of
- * an interrupted context can: a signal handler is running, and its frame on the stack holds the PC
- * of the interrupted code. Unwinding each thread to find these takes long and needs complete unwind
- * tables; the stack's words need neither. Any word that looks like an address inside a window costs
- * one patch. Example: of 2000 windows of 4 inner bytes each in 20 MB of code, a random text address
- * hits one in 2500. Limit: the nearest 256 KiB of the stack in use (which, in a handler on an
- * alternate stack, is that one).
  */
 #include "runtime/osr.h"
 
-#include <string.h>
-#include <unistd.h>
-
-enum { SYSCALL_LEN = 2, RED_ZONE = 128, SCAN_CHUNK = 16384, SCAN_MAX = 256 * 1024 };
-
-static const struct ovm_osr_module *module_of(const struct ovm_osr_module *modules, uint32_t n,
-					      uint64_t pc)
-{
-	for (uint32_t i = 0; i < n; i++)
-		if (pc >= modules[i].lo.v && pc < modules[i].hi.v)
-			return &modules[i];
-	return NULL;
-}
+enum { SYSCALL_LEN = 2 };
 
 static ovm_rta overlay_pc(const struct ovm_osr_module *module, uint32_t off)
 {
 	return ovm_va_to_rta(ovm_va_add(module->overlay->base, off), module->bias);
 }
 
-bool ovm_osr_target(const struct ovm_osr_module *modules, uint32_t n,
-		    const struct ovm_tracee *tracee, const struct ovm_thread *thread, ovm_rta *out)
+/* The overlay that holds @pc, OVM_NONE if none does. */
+static uint32_t overlay_of(const struct ovm_osr_module *modules, uint32_t n, ovm_rta pc)
 {
-	uint64_t pc = thread->regs.rip;
-	const struct ovm_osr_module *module = module_of(modules, n, pc);
-	if (!module)
+	for (uint32_t i = 0; i < n; i++)
+		if (pc.v - overlay_pc(&modules[i], 0).v < modules[i].overlay->size)
+			return i;
+	return OVM_NONE;
+}
+
+static uint32_t image_of(const struct ovm_osr_module *modules, uint32_t n, ovm_rta pc)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (pc.v >= modules[i].lo.v && pc.v < modules[i].hi.v)
+			return i;
+	return OVM_NONE;
+}
+
+/* A copied system call instruction, with nothing changed in it? */
+static bool is_syscall(const struct ovm_map_entry *entry)
+{
+	return entry && (entry->flags & OVM_MAP_SYSCALL) && entry->old_len == SYSCALL_LEN &&
+	       entry->new_len == SYSCALL_LEN;
+}
+
+/* The instruction that the state at @pc of an overlay is about to execute; in a system call, the
+ * `syscall`. */
+static bool old_of(const struct ovm_osr_module *module, ovm_rta pc, bool in_syscall, ovm_va *old)
+{
+	uint64_t off = pc.v - overlay_pc(module, 0).v;
+	if (in_syscall && off < SYSCALL_LEN)
 		return false;
-	ovm_va va = ovm_rta_to_va(ovm_rta_of(pc), module->bias);
-	bool in_syscall = (int64_t)thread->regs.orig_rax >= 0;
-	if (in_syscall)
-		va = ovm_va_add(va, -SYSCALL_LEN);
-	const struct ovm_map_entry *entry = ovm_map_old(&module->overlay->map, va);
-	if (!entry || (entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD)))
+	uint32_t at = (uint32_t)(in_syscall ? off - SYSCALL_LEN : off);
+	const struct ovm_map_entry *entry = ovm_map_new(&module->overlay->map, at);
+	if (!entry || (in_syscall && !is_syscall(entry)))
 		return false;
-	if (in_syscall && (!(entry->flags & OVM_MAP_SYSCALL) || entry->old_len != SYSCALL_LEN ||
-			   entry->new_len != SYSCALL_LEN))
+	unsigned kind = entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD);
+	bool is_filler = kind == (OVM_MAP_SYNTH | OVM_MAP_PAD); /* nops: also between two of them */
+	if (kind == OVM_MAP_PAD || (entry->off != at && !is_filler))
 		return false;
-	if (ovm_thread_in_rseq(tracee, thread))
-		return false;
-	*out = overlay_pc(module, entry->off + (in_syscall ? entry->new_len : 0));
+	*old = entry->old;
 	return true;
 }
 
-static bool scan_words(const uint8_t *bytes, size_t n, struct ovm_patchset *set,
-		       const struct ovm_remote *remote)
+/* The copy of @old in the last armed overlay of the image of @modules[idx]. */
+static bool find_copy(const struct ovm_osr_module *modules, uint32_t n, uint32_t idx, ovm_va old,
+		      bool in_syscall, ovm_rta *out)
 {
-	bool hit = false;
-	uint64_t lo = set->v.n ? set->v.v[0].at.v : 1,
-		 hi = set->v.n ? set->v.v[set->v.n - 1].at.v + 8 : 0;
-	for (size_t i = 0; i + 8 <= n; i += 8) {
-		uint64_t word = ovm_le64(bytes + i);
-		hit |= remote && ovm_remote_holds(remote, word);
-		if (word < lo || word >= hi)
+	for (uint32_t i = n; i-- > 0;) {
+		if (!modules[i].is_armed || modules[i].lo.v != modules[idx].lo.v)
 			continue;
-		uint32_t idx;
-		while ((idx = ovm_patchset_window(set, ovm_rta_of(word))) != OVM_NONE)
-			ovm_patchset_drop(set, idx);
+		const struct ovm_map_entry *entry = ovm_map_old(&modules[i].overlay->map, old);
+		if (!entry || (in_syscall && !is_syscall(entry)))
+			continue;
+		*out = overlay_pc(&modules[i], entry->off + (in_syscall ? entry->new_len : 0));
+		return true;
 	}
-	return hit;
+	return false;
 }
 
-bool ovm_osr_scan_stack(const struct ovm_tracee *tracee, const struct ovm_thread *thread,
-			struct ovm_patchset *set, const struct ovm_remote *remote)
+bool ovm_osr_map(const struct ovm_osr_module *modules, uint32_t n, ovm_rta pc, bool in_syscall,
+		 ovm_rta *out)
 {
-	uint8_t bytes[SCAN_CHUNK];
-	uint64_t at = (thread->regs.rsp - RED_ZONE) & ~UINT64_C(7);
-	bool hit = false;
-	for (uint64_t done = 0; done < SCAN_MAX; done += SCAN_CHUNK) {
-		ssize_t got = pread(tracee->mem_fd, bytes, sizeof(bytes), (off_t)(at + done));
-		if (got > 0)
-			hit |= scan_words(bytes, (size_t)got, set, remote);
-		if (got < (ssize_t)sizeof(bytes))
-			break;
+	ovm_va old;
+	uint32_t from = overlay_of(modules, n, pc);
+	if (from != OVM_NONE) {
+		if (modules[from].is_armed || !old_of(&modules[from], pc, in_syscall, &old))
+			return false;
+		if (!find_copy(modules, n, from, old, in_syscall, out))
+			*out = ovm_va_to_rta(ovm_va_add(old, in_syscall ? SYSCALL_LEN : 0),
+					     modules[from].bias);
+		return true;
 	}
-	return hit;
+	uint32_t image = image_of(modules, n, pc);
+	if (image == OVM_NONE)
+		return false;
+	old = ovm_va_add(ovm_rta_to_va(pc, modules[image].bias), in_syscall ? -SYSCALL_LEN : 0);
+	return find_copy(modules, n, image, old, in_syscall, out);
+}
+
+bool ovm_osr_target(const struct ovm_osr_module *modules, uint32_t n,
+		    const struct ovm_tracee *tracee, const struct ovm_thread *thread, ovm_rta *out)
+{
+	bool in_syscall = (int64_t)thread->regs.orig_rax >= 0;
+	return ovm_osr_map(modules, n, ovm_rta_of(thread->regs.rip), in_syscall, out) &&
+	       !ovm_thread_in_rseq(tracee, thread);
+}
+
+bool ovm_osr_is_stale(const struct ovm_osr_module *modules, uint32_t n, ovm_rta pc)
+{
+	uint32_t i = overlay_of(modules, n, pc);
+	return i != OVM_NONE && !modules[i].is_armed;
+}
+
+ovm_rta ovm_osr_home(const struct ovm_osr_module *modules, uint32_t n, uint32_t idx, ovm_va old)
+{
+	ovm_rta home;
+	return find_copy(modules, n, idx, old, false, &home)
+		   ? home
+		   : ovm_va_to_rta(old, modules[idx].bias);
 }

@@ -79,6 +79,31 @@ void ovm_patchset_fini(struct ovm_patchset *set)
 	set->n_dropped = 0;
 }
 
+static bool ends_before(const struct ovm_live_patch *a, const struct ovm_live_patch *b)
+{
+	return a->at.v + a->len <= b->at.v;
+}
+
+void ovm_patchset_merge(struct ovm_patchset *set, const struct ovm_patchset *more)
+{
+	struct ovm_patchset both = {.n_dropped = set->n_dropped};
+	uint32_t i = 0;
+	ovm_vec_reserve(&both.v, set->v.n + more->v.n);
+	for (uint32_t k = 0; k < more->v.n; k++) {
+		const struct ovm_live_patch *p = &more->v.v[k];
+		if (p->state == OVM_PATCH_DROPPED)
+			continue;
+		while (i < set->v.n && ends_before(&set->v.v[i], p))
+			ovm_vec_push(&both.v, set->v.v[i++]);
+		if (i == set->v.n || ends_before(p, &set->v.v[i]))
+			ovm_vec_push(&both.v, *p);
+	}
+	while (i < set->v.n)
+		ovm_vec_push(&both.v, set->v.v[i++]);
+	ovm_vec_free(&set->v);
+	*set = both;
+}
+
 /* One page's patches: [first, end), and the bytes [lo, lo + len) of the target that hold them. */
 struct run {
 	uint32_t first, end;
@@ -132,6 +157,23 @@ void ovm_patchset_touch(const struct ovm_tracee *tracee, struct ovm_patchset *se
 	}
 }
 
+void ovm_patchset_find(const struct ovm_tracee *tracee, const struct ovm_patchset *of,
+		       struct ovm_patchset *set)
+{
+	struct run run;
+	uint8_t bytes[PAGE];
+	for (uint32_t i = 0; next_run(of, i, &run); i = run.end) {
+		if (!ovm_mem_read(tracee, run.lo, bytes, run.len))
+			continue;
+		for (uint32_t k = run.first; k < run.end; k++) {
+			const struct ovm_live_patch *p = &of->v.v[k];
+			if (p->state != OVM_PATCH_DROPPED &&
+			    !memcmp(bytes + (p->at.v - run.lo.v), p->new_bytes, p->len))
+				ovm_vec_push(&set->v, *p);
+		}
+	}
+}
+
 uint32_t ovm_patchset_window(const struct ovm_patchset *set, ovm_rta at)
 {
 	uint32_t lo = 0, hi = set->v.n; /* last patch with .at < at */
@@ -145,7 +187,7 @@ uint32_t ovm_patchset_window(const struct ovm_patchset *set, ovm_rta at)
 	/* dropped patches may overlap planned ones: look at all that can reach here */
 	while (lo-- > 0 && at.v - set->v.v[lo].at.v < sizeof(set->v.v[0].old_bytes)) {
 		const struct ovm_live_patch *p = &set->v.v[lo];
-		if (p->state != OVM_PATCH_DROPPED && at.v - p->at.v < p->len)
+		if (p->state != OVM_PATCH_DROPPED && !p->is_over_jump && at.v - p->at.v < p->len)
 			return lo;
 	}
 	return OVM_NONE;

@@ -9,6 +9,9 @@ enum ovm_patch_state { OVM_PATCH_PLANNED, OVM_PATCH_DROPPED, OVM_PATCH_APPLIED }
 struct ovm_live_patch {
 	ovm_rta at;
 	uint8_t len, state; /* enum ovm_patch_state */
+	bool is_over_jump;  /* a jump is there now: nobody is inside, and nothing but its bytes
+			     * matters
+			     */
 	uint8_t old_bytes[8], new_bytes[8];
 };
 
@@ -26,13 +29,20 @@ void ovm_patchset_add_overlay(struct ovm_patchset *set, const struct ovm_overlay
 void ovm_patchset_seal(struct ovm_patchset *set);
 void ovm_patchset_fini(struct ovm_patchset *set);
 
+/* Add patches of @more (both sealed) that are not dropped and touch none of @set. */
+void ovm_patchset_merge(struct ovm_patchset *set, const struct ovm_patchset *more);
+
+/* Add patches of @of whose new bytes are in the process's memory now (@of sealed, @set empty). */
+void ovm_patchset_find(const struct ovm_tracee *tracee, const struct ovm_patchset *of,
+		       struct ovm_patchset *set);
+
 /* While the target runs: drop patches whose place does not hold the expected bytes, and write each
  * page's own byte back, so that the kernel makes its private copy of the page now and not during
  * the stop. */
 void ovm_patchset_touch(const struct ovm_tracee *tracee, struct ovm_patchset *set);
 
 /* The planned patch that has @at strictly inside the bytes it changes, OVM_NONE if none. At its
- * first byte is fine. */
+ * first byte is fine, and where a jump was before, everywhere. */
 uint32_t ovm_patchset_window(const struct ovm_patchset *set, ovm_rta at);
 void ovm_patchset_drop(struct ovm_patchset *set, uint32_t idx);
 

@@ -27,6 +27,7 @@
 #include "runtime/remote.h"
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,7 +39,7 @@ enum {
 	ENTRY = 2,	  /* offset of start: after the syscall instruction */
 	TAIL_MARGIN = 16, /* left alone right behind the segment's last byte */
 	STOP_MS = 50,	  /* for one thread to report */
-	MAX_STUB = 256 + OVM_REMOTE_MAX_CALLS * 56,
+	MAX_STUB = 256 + OVM_REMOTE_MAX_CALLS * 56 + OVM_REMOTE_MAX_PATHS,
 };
 
 /* Displacements and jump distances are fixed: the two halves are one piece of code. */
@@ -49,35 +50,45 @@ static const uint8_t stub_code[] = {
     0xfc,					    /* cld */
     0x50, 0x53, 0x51, 0x52, 0x56, 0x57,		    /* push %rax, %rbx, %rcx, %rdx, %rsi, %rdi */
     0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53, /* push %r8, %r9, %r10, %r11 */
-    0x48, 0x8d, 0x1d, 0x4e, 0x00, 0x00, 0x00,	    /* lea table(%rip),%rbx */
+    0x41, 0x54,					    /* push %r12 */
+    0x48, 0x8d, 0x1d, 0x67, 0x00, 0x00, 0x00,	    /* lea table(%rip),%rbx */
     0x48, 0x8b, 0x03,				    /* next: mov (%rbx),%rax */
     0x48, 0x83, 0xf8, 0xff,			    /* cmp $-1,%rax */
-    0x74, 0x20,					    /* je done */
+    0x74, 0x37,					    /* je done */
     0x48, 0x8b, 0x7b, 0x08,			    /* mov 8(%rbx),%rdi */
     0x48, 0x8b, 0x73, 0x10,			    /* mov 16(%rbx),%rsi */
     0x48, 0x8b, 0x53, 0x18,			    /* mov 24(%rbx),%rdx */
     0x4c, 0x8b, 0x53, 0x20,			    /* mov 32(%rbx),%r10 */
     0x4c, 0x8b, 0x43, 0x28,			    /* mov 40(%rbx),%r8 */
     0x4c, 0x8b, 0x4b, 0x30,			    /* mov 48(%rbx),%r9 */
+    0x48, 0x83, 0xff, 0xfe,			    /* cmp $OVM_REMOTE_FD,%rdi */
+    0x49, 0x0f, 0x44, 0xfc,			    /* cmove %r12,%rdi */
+    0x49, 0x83, 0xf8, 0xfe,			    /* cmp $OVM_REMOTE_FD,%r8 */
+    0x4d, 0x0f, 0x44, 0xc4,			    /* cmove %r12,%r8 */
     0x0f, 0x05,					    /* syscall */
+    0x83, 0x3b, 0x02,				    /* cmpl $SYS_open,(%rbx) */
+    0x4c, 0x0f, 0x44, 0xe0,			    /* cmove %rax,%r12 */
     0x48, 0x83, 0xc3, 0x38,			    /* add $56,%rbx */
-    0xeb, 0xd7,					    /* jmp next */
-    0x41, 0x5b, 0x41, 0x5a, 0x41, 0x59, 0x41, 0x58, /* done: pop %r11, %r10, %r9, %r8 */
+    0xeb, 0xc0,					    /* jmp next */
+    0x41, 0x5c, 0x41, 0x5b, 0x41, 0x5a,		    /* done: pop %r12, %r11, %r10 */
+    0x41, 0x59, 0x41, 0x58,			    /* pop %r9, %r8 */
     0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,		    /* pop %rdi, %rsi, %rdx, %rcx, %rbx, %rax */
     0x9d,					    /* popfq */
     0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* lea 256(%rsp),%rsp */
     0xff, 0x25, 0x00, 0x00, 0x00, 0x00,		    /* jmp *resume(%rip) */
 						    /* resume: .quad pc */
-    /* table:  .quad nr, arg0..arg5 for each call; .quad -1 */
+    /* table:  .quad nr, arg0..arg5 for each call; .quad -1; the paths, each ended by 0 */
 };
 
 uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
-			 uint32_t n, ovm_rta pc)
+			 uint32_t n, ovm_rta at, ovm_rta pc)
 {
 	if (n > OVM_REMOTE_MAX_CALLS)
 		return 0;
-	uint32_t need = (uint32_t)sizeof(stub_code) + 8 + n * 56 + 8;
-	if (size < need)
+	uint32_t paths = (uint32_t)sizeof(stub_code) + 8 + n * 56 + 8, need = paths;
+	for (uint32_t i = 0; i < n; i++)
+		need += calls[i].path ? (uint32_t)strlen(calls[i].path) + 1 : 0;
+	if (size < need || need - paths > OVM_REMOTE_MAX_PATHS)
 		return 0;
 	memcpy(to, stub_code, sizeof(stub_code));
 	uint8_t *p = to + sizeof(stub_code);
@@ -87,6 +98,12 @@ uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_cal
 		ovm_put64(p, calls[i].nr);
 		for (uint32_t k = 0; k < 6; k++)
 			ovm_put64(p + 8 + 8 * k, calls[i].arg[k]);
+		if (!calls[i].path)
+			continue;
+		size_t len = strlen(calls[i].path) + 1;
+		memcpy(to + paths, calls[i].path, len);
+		ovm_put64(p + 8, at.v + paths);
+		paths += (uint32_t)len;
 	}
 	ovm_put64(p, UINT64_MAX);
 	return need;
@@ -99,6 +116,27 @@ struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size)
 	    .arg = {at.v, size, PROT_READ | PROT_EXEC,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0},
 	};
+}
+
+struct ovm_remote_call ovm_remote_open(const char *path)
+{
+	return (struct ovm_remote_call){
+	    .nr = SYS_open, .arg = {0, O_RDWR | O_CLOEXEC}, .path = path};
+}
+
+struct ovm_remote_call ovm_remote_mmap_file(ovm_rta at, uint64_t size, uint64_t off, uint64_t inode)
+{
+	return (struct ovm_remote_call){
+	    .nr = SYS_mmap,
+	    .arg = {at.v, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE,
+		    OVM_REMOTE_FD, off},
+	    .inode = inode,
+	};
+}
+
+struct ovm_remote_call ovm_remote_close(void)
+{
+	return (struct ovm_remote_call){.nr = SYS_close, .arg = {OVM_REMOTE_FD}};
 }
 
 /* The zero bytes between the end of an executable segment's file bytes and the end of its last
@@ -164,8 +202,8 @@ static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid,
 	if (thread && !ovm_thread_expects_signal(tracee, thread) && !ovm_thread_restarts(thread) &&
 	    !ovm_thread_in_rseq(tracee, thread)) {
 		uint8_t stub[MAX_STUB];
-		uint32_t size =
-		    ovm_remote_stub(stub, sizeof(stub), calls, n, ovm_rta_of(thread->regs.rip));
+		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, room,
+						ovm_rta_of(thread->regs.rip));
 		if (ovm_mem_write(tracee, room, stub, size))
 			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)) ? 1 : 0;
 		else
@@ -201,30 +239,49 @@ static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
 	}
 }
 
-static bool all_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *calls,
-		       uint32_t n)
+static bool is_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *call)
 {
+	ovm_rta lo = ovm_rta_of(call->arg[0]), hi = ovm_rta_of(call->arg[0] + call->arg[1]);
+	return call->inode ? ovm_livemap_shares(map, lo, hi, call->inode)
+			   : ovm_livemap_covers(map, lo, hi, OVM_PROT_R | OVM_PROT_X, 0);
+}
+
+/* How many mappings are missing; *missing_file: one of a file is, though all others are there. */
+static uint32_t count_missing(const struct ovm_livemap *map, const struct ovm_remote_call *calls,
+			      uint32_t n, bool *missing_file)
+{
+	uint32_t missing = 0, missing_anonymous = 0, anonymous = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		if (calls[i].nr != SYS_mmap)
 			continue;
-		if (!ovm_livemap_covers(map, ovm_rta_of(calls[i].arg[0]),
-					ovm_rta_of(calls[i].arg[0] + calls[i].arg[1]),
-					OVM_PROT_R | OVM_PROT_X, 0))
-			return false;
+		bool is_missing = !is_mapped(map, &calls[i]);
+		missing += is_missing;
+		anonymous += !calls[i].inode;
+		missing_anonymous += is_missing && !calls[i].inode;
 	}
-	return true;
+	*missing_file = missing && anonymous && !missing_anonymous;
+	return missing;
 }
 
 static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
-		       const struct ovm_remote_call *calls, uint32_t n, double deadline)
+		       const struct ovm_remote_call *calls, uint32_t n, double deadline,
+		       bool *is_final)
 {
 	for (;;) {
 		struct ovm_livemap now = {0};
+		bool missing_file = false;
 		int rc = ovm_livemap_read(ctx, tracee->pid, &now);
-		bool done = rc == 0 && all_mapped(&now, calls, n);
+		bool done = rc == 0 && !count_missing(&now, calls, n, &missing_file);
 		ovm_livemap_fini(&now);
 		if (rc || done)
 			return rc;
+		if (missing_file) {
+			*is_final = true;
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"process %d may not open our memory file (other user or "
+					"namespace)",
+					(int)tracee->pid);
+		}
 		if (ovm_now_ms() > deadline)
 			return ovm_fail(ctx, OVM_E_TARGET,
 					"process %d could not map memory for optimized code",
@@ -243,7 +300,7 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 	if (rc)
 		return rc;
 	uint8_t probe[MAX_STUB];
-	out->size = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0));
+	out->size = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0), ovm_rta_of(0));
 	if (!out->size)
 		return ovm_fail(ctx, OVM_E_INTERNAL, "%u remote calls are too many", n);
 	double deadline = ovm_now_ms() + timeout_ms;
@@ -261,8 +318,10 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 		ovm_log(OVM_LOG_DEBUG, "stub of %u bytes at 0x%llx", out->size,
 			(unsigned long long)room.v);
 		double patience = ovm_now_ms() + timeout_ms / (double)OVM_REMOTE_MAX_TRIES / 2;
-		rc = wait_mapped(ctx, tracee, calls, n, patience < deadline ? patience : deadline);
-		if (rc != OVM_E_TARGET)
+		bool is_final = false;
+		rc = wait_mapped(ctx, tracee, calls, n, patience < deadline ? patience : deadline,
+				 &is_final);
+		if (rc != OVM_E_TARGET || is_final)
 			break;
 	}
 	return rc;

@@ -8,10 +8,14 @@
 struct ovm_remote_call { /* nr(arg[0], ..., arg[5]); results are looked for in /proc, not in
 			    registers */
 	uint64_t nr;
-	uint64_t arg[6];
+	uint64_t arg[6];  /* arg[0] and arg[4] may be OVM_REMOTE_FD */
+	const char *path; /* not NULL: a copy of it stands in the stub, and arg[0] is its address */
+	uint64_t inode;	  /* mmap: of the file that must be seen there, 0: anonymous memory */
 };
 
-enum { OVM_REMOTE_MAX_CALLS = 32, OVM_REMOTE_MAX_TRIES = 4 };
+enum { OVM_REMOTE_MAX_CALLS = 32, OVM_REMOTE_MAX_TRIES = 4, OVM_REMOTE_MAX_PATHS = 128 };
+
+#define OVM_REMOTE_FD (UINT64_MAX - 1) /* "what the last open returned" */
 
 struct ovm_remote { /* where stubs stand */
 	ovm_rta at[OVM_REMOTE_MAX_TRIES];
@@ -21,13 +25,23 @@ struct ovm_remote { /* where stubs stand */
 /* An mmap of private anonymous readable and executable memory at exactly @at. */
 struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size);
 
+/* An open of @path (borrowed) for reading and writing; an mmap of [off, off + size) of that file,
+ * shared, readable and writable, at exactly @at; the close of it. @inode: of the file, which tells
+ * whether the target has opened the right one. If the open fails, so do the others. */
+struct ovm_remote_call ovm_remote_open(const char *path);
+struct ovm_remote_call ovm_remote_mmap_file(ovm_rta at, uint64_t size, uint64_t off,
+					    uint64_t inode);
+struct ovm_remote_call ovm_remote_close(void);
+
 /* Put the stub into unused bytes behind a code segment and send one thread that runs user code
  * through it. All threads run; the one is stopped for some 30 us. Returns when every mmap among
  * @calls is seen in /proc/PID/maps; @map: what is mapped now, with modules. If they are not seen
  * soon (a signal handler has jumped out of the stub), another stub is tried.
  * @out tells where stubs are, also on failure, for ovm_remote_clean. Fails: OVM_E_GONE, OVM_E_PERM,
  * OVM_E_TARGET (no room for the stub; all threads blocked in system calls for @timeout_ms; the
- * kernel refused a mapping): the target is as it was, but for mappings that succeeded. */
+ * kernel refused a mapping or the target could not open a file): the target is as it was, but for
+ * mappings that succeeded. Mappings of files should come before all others: if one is missing when
+ * the last call's mapping is there, the file could not be opened, and nothing is tried again. */
 int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
 		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms,
 		   struct ovm_remote *out);
@@ -39,9 +53,9 @@ bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address);
  * none will return there. */
 void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote);
 
-/* The stub as bytes, for tests: at most @size, returns its length, 0 if it does not fit. @pc: where
- * the thread goes on. */
+/* The stub as bytes, for tests: at most @size, returns its length, 0 if it does not fit. @at: where
+ * it will stand; @pc: where the thread goes on. */
 uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
-			 uint32_t n, ovm_rta pc);
+			 uint32_t n, ovm_rta at, ovm_rta pc);
 
 #endif

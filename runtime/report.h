@@ -1,7 +1,7 @@
 #ifndef OVM_LIVE_REPORT_H
 #define OVM_LIVE_REPORT_H
 /* The JSON document of `optvm run --report FILE`: "schema": "optvm.run/1". */
-#include "runtime/install.h"
+#include "runtime/builder.h"
 #include "runtime/session.h"
 
 /* Write @path (temporary, rename). @built may be NULL: nothing was built. Fails: OVM_E_IO,

@@ -1,9 +1,9 @@
 /* A program's life under `optvm run`: one round of optimization, then hands off.
  *
- *   launch -> sample for some CPU time -> stop sampling -> build in a child process -> install ->
- * wait |            |                          |                 |               |
- *      +------------+--------------------------+-----------------+---------------+--> ended: its
- * status is ours
+ *   launch -> sample -> count -> build in a child process -> load, switch -> wait
+ *      |         |        |               |                      |            |
+ *      +---------+--------+---------------+----------------------+------------+--> ended: its
+ *                                                                      status is ours
  *
  * Whatever goes wrong after the exec only means that the program runs unoptimized: the reason is
  * kept for the summary, and the wait goes on. At every step the program may end first; then nothing
@@ -14,8 +14,8 @@
 #include "runtime/session.h"
 #include "base/log.h"
 #include "profiler/launch.h"
-#include "runtime/builder.h"
-#include "runtime/install.h"
+#include "runtime/counting.h"
+#include "runtime/cputime.h"
 #include "runtime/report.h"
 #include "runtime/tunables.h"
 
@@ -41,9 +41,10 @@ struct session {
 	struct ovm_sampler *sampler; /* NULL: none could be opened, or closed again */
 	struct ovm_tracee tracee;
 	struct ovm_livemap map;
-	struct ovm_built built;
-	bool has_built;
-	char warning[1024]; /* what the user should hear of, empty if nothing */
+	struct ovm_generations set;
+	struct ovm_profile *profile; /* samples and counts, once counting is over */
+	uint32_t final;		     /* in set: what was installed, OVM_NONE */
+	char warning[1024];	     /* what the user should hear of, empty if nothing */
 	enum ovm_err warning_err;
 };
 
@@ -99,34 +100,20 @@ static void wait_for_end(struct session *s)
 	}
 }
 
-/* User and system time of all threads so far, ms; 0 if unknown. */
-static uint64_t cpu_time_ms(pid_t pid)
-{
-	char name[64], buf[1024];
-	snprintf(name, sizeof(name), "/proc/%d/stat", (int)pid);
-	FILE *f = fopen(name, "re");
-	if (!f)
-		return 0;
-	size_t n = fread(buf, 1, sizeof(buf) - 1, f);
-	fclose(f);
-	buf[n] = '\0';
-	const char *p = strrchr(buf, ')');
-	unsigned long utime, stime;
-	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &utime,
-			 &stime) != 2)
-		return 0;
-	return (uint64_t)(utime + stime) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
-}
-
 /* --- the steps
  * ------------------------------------------------------------------------------------------------------
  */
+
+static unsigned sample_ms(const struct session *s)
+{
+	return or_default(s->opts->sample_ms,
+			  s->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
+}
 
 /* Sample until the program has used enough CPU time. False if it ended, or if there is too little
  * to go by. */
 static bool sample(struct ovm_ctx *ctx, struct session *s)
 {
-	unsigned sample_ms = or_default(s->opts->sample_ms, OVM_RT_SAMPLE_MS);
 	uint64_t min_samples = s->opts->min_samples ? s->opts->min_samples : OVM_RT_MIN_SAMPLES;
 	for (;;) {
 		int rc = ovm_sampler_drain(ctx, s->sampler, OVM_RT_DRAIN_MS);
@@ -138,13 +125,13 @@ static bool sample(struct ovm_ctx *ctx, struct session *s)
 			explain_failure(s, ctx, rc);
 			return false;
 		}
-		uint64_t cpu = cpu_time_ms(s->pid);
-		if (cpu < sample_ms)
+		uint64_t cpu = ovm_cpu_time_ms(s->pid);
+		if (cpu < sample_ms(s))
 			continue;
 		uint64_t n = ovm_sampler_profile(s->sampler)->n_samples;
 		if (n >= min_samples)
 			return true;
-		if (cpu >= (uint64_t)sample_ms * OVM_RT_SAMPLE_GIVE_UP) {
+		if (cpu >= (uint64_t)OVM_RT_SAMPLE_MS * OVM_RT_SAMPLE_GIVE_UP) {
 			explain(s, "too few samples of user code");
 			return false;
 		}
@@ -163,17 +150,54 @@ static int look(struct ovm_ctx *ctx, struct session *s)
 	return rc;
 }
 
-/* Build in the background; ends early if the program does. */
-static int build(struct ovm_ctx *ctx, struct session *s)
+static struct ovm_target_opts target_opts(const struct session *s)
 {
-	const struct ovm_target_opts opts = {
+	return (struct ovm_target_opts){
 	    .min_samples = s->opts->min_samples ? s->opts->min_samples : OVM_RT_MIN_MODULE_SAMPLES,
 	    .uniform = s->opts->uniform,
 	    .only = s->opts->only,
 	    .skip = s->opts->skip,
 	};
+}
+
+/* One window of instrumented copies. If nothing comes of it the samples have to do. */
+static void count(struct ovm_ctx *ctx, struct session *s)
+{
+	const struct ovm_counting_opts opts = {
+	    .targets = target_opts(s),
+	    .max_pause_ms = or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS),
+	    .n_windows = 1,
+	};
+	struct ovm_counting *counting = ovm_counting_new(&s->set, &opts);
+	while (!ovm_counting_is_done(counting) && !check_ended(s)) {
+		if (ovm_sampler_drain(ctx, s->sampler, ovm_counting_patience(counting)))
+			break;
+		ovm_counting_step(ctx, counting, s->sampler, ovm_cpu_time_ms(s->pid));
+	}
+	ovm_counting_stop(ctx, counting);
+	ovm_sampler_stop(s->sampler);
+	ovm_sampler_drain(ctx, s->sampler, 0);
+	s->profile = ovm_profile_new();
+	ovm_profile_merge(s->profile, ovm_sampler_profile(s->sampler));
+	ovm_counting_profile(counting, s->profile);
+	const struct ovm_counting_stats *stats = ovm_counting_stats(counting);
+	s->result->n_counted = stats->n_windows ? stats->n_regions : 0;
+	s->result->counted_ms = stats->armed_ms;
+	s->result->pause_ms = stats->max_pause_ms;
+	if (stats->why_not[0])
+		ovm_log(OVM_LOG_INFO, "no exact counts: %s", stats->why_not);
+	ovm_counting_free(counting);
+	ctx->err = OVM_OK;
+	ctx->msg[0] = '\0';
+}
+
+/* Build in the background; ends early if the program does. */
+static int build(struct ovm_ctx *ctx, struct session *s, struct ovm_built *built)
+{
+	const struct ovm_target_opts opts = target_opts(s);
 	struct ovm_builder builder;
-	int rc = ovm_builder_start(ctx, &s->tracee, &s->map, ovm_sampler_profile(s->sampler), &opts,
+	int rc = ovm_builder_start(ctx, &s->set,
+				   s->profile ? s->profile : ovm_sampler_profile(s->sampler), &opts,
 				   &builder);
 	if (rc)
 		return rc;
@@ -186,44 +210,62 @@ static int build(struct ovm_ctx *ctx, struct session *s)
 		return ovm_fail(ctx, OVM_E_GONE,
 				"the program ended before its overlays were built");
 	}
-	rc = ovm_builder_result(ctx, &builder, &s->map, &s->built);
-	s->has_built = rc == 0;
-	return rc;
+	return ovm_builder_result(ctx, &builder, &s->set, built);
 }
 
-static void fill_result(struct session *s, const struct ovm_install_result *installed)
+static void fill_result(struct session *s, const struct ovm_switch_result *switched)
 {
 	struct ovm_session_result *r = s->result;
+	const struct ovm_built *built = &s->set.v.v[s->final].built;
 	r->patched_after_s = (ovm_now_ms() - s->started_ms) / 1e3;
-	r->n_modules = s->built.modules.n;
-	r->n_patches = installed->n_patches;
-	r->n_threads = installed->n_threads;
-	r->n_moved = installed->n_moved;
-	r->pause_ms = installed->pause_ms;
-	for (uint32_t i = 0; i < s->built.modules.n; i++) {
-		r->n_regions += s->built.modules.v[i].overlay.n_regions;
-		r->overlay_bytes += s->built.modules.v[i].overlay.size;
+	r->n_modules = built->modules.n;
+	r->n_patches = switched->n_patches;
+	r->n_threads = switched->n_threads;
+	r->n_moved = switched->n_moved;
+	r->pause_ms = switched->pause_ms > r->pause_ms ? switched->pause_ms : r->pause_ms;
+	for (uint32_t i = 0; i < built->modules.n; i++) {
+		r->n_regions += built->modules.v[i].overlay.n_regions;
+		r->overlay_bytes += built->modules.v[i].overlay.size;
 	}
+}
+
+static int install(struct ovm_ctx *ctx, struct session *s, struct ovm_built *built)
+{
+	struct ovm_switch_result switched = {0};
+	uint32_t idx;
+	if (!built->modules.n) {
+		explain(s, built->why_not);
+		return 0;
+	}
+	int rc = ovm_generation_load(ctx, &s->set, built, NULL, &idx);
+	if (rc == 0)
+		rc = ovm_switch_to(ctx, &s->set, idx,
+				   (int)or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS),
+				   &switched);
+	if (rc == 0) {
+		s->final = idx;
+		fill_result(s, &switched);
+	}
+	return rc;
 }
 
 static void optimize(struct ovm_ctx *ctx, struct session *s)
 {
-	struct ovm_install_result installed = {0};
+	struct ovm_built built = {0};
 	int rc = look(ctx, s);
-	if (rc == 0)
-		rc = build(ctx, s);
-	if (rc == 0 && !s->built.modules.n) {
-		explain(s, s->built.why_not);
-		return;
+	if (rc == 0) {
+		ovm_generations_init(&s->set, &s->tracee, &s->map);
+		if (s->opts->no_counters)
+			ovm_sampler_stop(s->sampler);
+		else
+			count(ctx, s);
+		rc = build(ctx, s, &built);
 	}
 	if (rc == 0)
-		rc = ovm_install(ctx, &s->tracee, &s->map, &s->built,
-				 (int)or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS),
-				 &installed);
+		rc = install(ctx, s, &built);
 	if (rc)
 		explain_failure(s, ctx, rc);
-	else
-		fill_result(s, &installed);
+	ovm_built_fini(&built);
 }
 
 /* After the end: what the user asked to keep. */
@@ -234,7 +276,8 @@ static void save(struct ovm_ctx *ctx, struct session *s, const struct ovm_profil
 		rc = ovm_profile_save(ctx, profile, s->opts->save_profile);
 	if (rc == 0 && s->opts->report)
 		rc = ovm_live_report(ctx, s->opts->report, s->result,
-				     s->has_built ? &s->built : NULL, profile);
+				     s->final == OVM_NONE ? NULL : &s->set.v.v[s->final].built,
+				     profile);
 	if (rc) {
 		snprintf(s->warning, sizeof(s->warning), "%s", ctx->msg);
 		s->warning_err = (enum ovm_err)rc;
@@ -245,9 +288,10 @@ static void close_session(struct session *s)
 {
 	ovm_launch_signals_release();
 	ovm_sampler_close(s->sampler);
+	ovm_profile_free(s->profile);
+	ovm_generations_fini(&s->set);
 	ovm_tracee_close(&s->tracee);
 	ovm_livemap_fini(&s->map);
-	ovm_built_fini(&s->built);
 	if (s->watch_fd >= 0)
 		close(s->watch_fd);
 }
@@ -261,7 +305,7 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 	int rc = ovm_launch_start(ctx, argv, &launch);
 	if (rc)
 		return rc;
-	struct session s = {.opts = opts, .result = result, .pid = launch.pid};
+	struct session s = {.opts = opts, .result = result, .pid = launch.pid, .final = OVM_NONE};
 	ovm_tracee_init(&s.tracee, launch.pid);
 	s.watch_fd = (int)syscall(SYS_pidfd_open, launch.pid, 0);
 	ovm_launch_signals(launch.pid);
@@ -276,16 +320,14 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 		close_session(&s);
 		return rc;
 	}
-	if (s.sampler && sample(ctx, &s)) {
-		ovm_sampler_stop(s.sampler);
+	if (s.sampler && sample(ctx, &s))
 		optimize(ctx, &s);
-	} else if (s.sampler) {
+	if (s.sampler)
 		ovm_sampler_stop(s.sampler);
-	}
 	wait_for_end(&s);
 	if (s.sampler)
 		ovm_sampler_drain(ctx, s.sampler, 0);
-	save(ctx, &s, s.sampler ? ovm_sampler_profile(s.sampler) : NULL);
+	save(ctx, &s, s.profile ? s.profile : s.sampler ? ovm_sampler_profile(s.sampler) : NULL);
 	ctx->err = s.warning_err;
 	snprintf(ctx->msg, sizeof(ctx->msg), "%s", s.warning);
 	close_session(&s);

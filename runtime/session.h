@@ -1,7 +1,7 @@
 #ifndef OVM_SESSION_H
 #define OVM_SESSION_H
-/* One live optimization: launch -> sample -> build overlays in the background -> stop, patch, move
- * PCs, resume. */
+/* One live optimization: launch -> sample -> count in instrumented copies -> build overlays in the
+ * background -> stop, patch, move PCs, resume. */
 #include "profiler/sampler.h"
 #include "rewriter/engine.h"
 
@@ -15,12 +15,15 @@ struct ovm_session_opts {
 	bool uniform;		  /* tests: copy every region of every module that has samples */
 	const char *only, *skip;  /* globs over module paths, NULL: none */
 	bool strict;
+	bool no_counters; /* samples only */
 };
 
 struct ovm_session_result { /* for the summary line */
 	int wstatus;	    /* of the program */
 	uint32_t n_modules, n_regions, n_patches, n_threads, n_moved;
 	uint64_t overlay_bytes;
+	uint32_t n_counted;		  /* regions with exact counts, 0: samples only */
+	double counted_ms;		  /* for which they ran instrumented */
 	double pause_ms, patched_after_s; /* since the program's start */
 	char why_not[200];		  /* empty if patched */
 };

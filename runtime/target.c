@@ -13,6 +13,7 @@
 #include "analyzer/disasm.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
+#include "runtime/generation.h"
 #include "runtime/tunables.h"
 
 #include <fnmatch.h>
@@ -114,23 +115,38 @@ static bool is_leaf(struct ovm_decoder *dec, const struct ovm_image *image,
 	return true;
 }
 
+static void skip_counted(const struct ovm_counted *counted, const struct ovm_live_module *module,
+			 const struct ovm_regions *regions, bool *skip)
+{
+	for (uint32_t i = 0; i < counted->v.n; i++) {
+		uint32_t r = counted->v.v[i].module == module
+				 ? ovm_region_find(regions, counted->v.v[i].lo)
+				 : OVM_NONE;
+		if (r != OVM_NONE)
+			skip[r] = true;
+	}
+}
+
 /* Mark regions that must not be copied in this process. NULL if there are none. */
 static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		       const struct ovm_target *target, const struct ovm_unwindhook *hook,
-		       uint64_t bias)
+		       const struct ovm_counted *counted, uint64_t bias)
 {
 	struct ovm_regions regions = {0};
-	if ((hook && hook->module != target->module) ||
+	if ((hook && hook->module != target->module && !counted) ||
 	    ovm_regions_build(ctx, target->image, &regions))
 		return NULL;
 	bool *skip = ovm_alloc_array(regions.v.n, sizeof(bool));
 	ovm_insns scratch = {0};
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		if (hook)
-			skip[i] = ovm_va_in(ovm_rta_to_va(hook->function, bias), regions.v.v[i].lo,
+			skip[i] = hook->module == target->module &&
+				  ovm_va_in(ovm_rta_to_va(hook->function, bias), regions.v.v[i].lo,
 					    regions.v.v[i].hi);
 		else
 			skip[i] = !is_leaf(dec, target->image, &regions.v.v[i], &scratch);
+	if (counted)
+		skip_counted(counted, target->module, &regions, skip);
 	ovm_vec_free(&scratch);
 	ovm_regions_free(&regions);
 	return skip;
@@ -139,7 +155,7 @@ static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 /* --- memory against file
  * ------------------------------------------------------------------------------------- */
 
-static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *image,
+static bool same_bytes(const struct ovm_generations *set, const struct ovm_image *image,
 		       uint64_t bias, ovm_va lo, ovm_va hi)
 {
 	enum { CHUNK = 16384 };
@@ -148,8 +164,10 @@ static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *
 		size_t n = len - done < CHUNK ? (size_t)(len - done) : CHUNK;
 		ovm_va at = ovm_va_add(lo, (int64_t)done);
 		const uint8_t *file = ovm_image_code(image, at, n);
-		if (!file || !ovm_mem_read(tracee, ovm_va_to_rta(at, bias), mem, n) ||
-		    memcmp(mem, file, n) != 0)
+		if (!file || !ovm_mem_read(set->tracee, ovm_va_to_rta(at, bias), mem, n))
+			return false;
+		ovm_generations_unpatch(set, ovm_va_to_rta(at, bias), mem, n);
+		if (memcmp(mem, file, n) != 0)
 			return false;
 	}
 	return true;
@@ -157,7 +175,7 @@ static bool same_bytes(const struct ovm_tracee *tracee, const struct ovm_image *
 
 /* Compare every copied region with memory; differing ones are added to @skip (made if NULL).
  * Returns how many. */
-static uint32_t find_changed(const struct ovm_tracee *tracee, const struct ovm_target *target,
+static uint32_t find_changed(const struct ovm_generations *set, const struct ovm_target *target,
 			     bool **skip)
 {
 	const struct ovm_program *program = &target->engine.program;
@@ -167,7 +185,7 @@ static uint32_t find_changed(const struct ovm_tracee *tracee, const struct ovm_t
 		for (uint32_t i = 0; cfg && i < cfg->n_regions; i++) {
 			const struct ovm_region *region =
 			    &target->engine.regions.v.v[cfg->regions[i]];
-			if (same_bytes(tracee, target->image, target->module->bias, region->lo,
+			if (same_bytes(set, target->image, target->module->bias, region->lo,
 				       region->hi))
 				continue;
 			if (!*skip)
@@ -204,6 +222,11 @@ static int open_image(struct ovm_ctx *ctx, struct ovm_target *target)
 	return 0;
 }
 
+static uint64_t whole_pages(uint64_t size)
+{
+	return (size + 4095) & ~UINT64_C(4095);
+}
+
 /* Room for the overlay before its size is known: copies are seldom larger than the code. */
 static uint64_t room_for(const struct ovm_image *image)
 {
@@ -214,19 +237,23 @@ static uint64_t room_for(const struct ovm_image *image)
 	return 2 * code + OVM_RT_ROOM_EXTRA;
 }
 
-int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee,
-		     struct ovm_livemap *map, const struct ovm_unwindhook *hook,
-		     const struct ovm_target_opts *opts, struct ovm_target *target)
+int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_generations *set, struct ovm_livemap *map,
+		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
+		     struct ovm_target *target)
 {
 	ctx->msg[0] = '\0';
 	int rc = open_image(ctx, target);
 	if (rc)
 		return rc;
 	uint64_t bias = target->module->bias, room = room_for(target->image);
+	uint64_t counters_room = opts->is_counting ? whole_pages(room / OVM_RT_COUNTERS_SHARE) : 0;
+	room = whole_pages(room) + counters_room;
 	rc = ovm_codemem_place(ctx, map, target->module, room, &target->at);
 	if (rc)
 		return rc;
-	bool *skip = skip_list(ctx, dec, target, hook, bias);
+	bool *skip = skip_list(ctx, dec, target, hook, opts->counted, bias);
+	target->counters = ovm_rta_of(target->at.v + room - counters_room);
 	for (unsigned attempt = 0; attempt < 2; attempt++) {
 		struct ovm_engine_opts engine_opts = {
 		    .share = 1.0,
@@ -235,11 +262,14 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct 
 		    .skip_region = skip,
 		    .layout = {.order = OVM_ORDER_CDSORT},
 		    .base = ovm_rta_to_va(target->at, bias),
+		    .is_counting = opts->is_counting,
+		    .counters = ovm_rta_to_va(target->counters, bias),
+		    .counters_room = counters_room,
 		};
 		ovm_engine_fini(&target->engine);
 		rc = ovm_engine_run(ctx, dec, target->image, target->profile, &engine_opts,
 				    &target->engine);
-		uint32_t changed = rc ? 0 : find_changed(tracee, target, &skip);
+		uint32_t changed = rc ? 0 : find_changed(set, target, &skip);
 		if (!changed)
 			break;
 		ovm_log(OVM_LOG_INFO, "%s: %u regions differ from the file", target->module->path,
@@ -249,7 +279,7 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct 
 	free(skip);
 	if (rc == OVM_REFUSED && !ctx->msg[0])
 		refuse(ctx, target, "nothing to copy");
-	if (rc == 0 && target->engine.overlay.size > room)
+	if (rc == 0 && target->engine.overlay.size > room - counters_room)
 		rc = refuse(ctx, target, "its overlay is larger than the place for it");
 	return rc;
 }

@@ -7,10 +7,21 @@
 #include "runtime/livemap.h"
 #include "runtime/unwindhook.h"
 
+struct ovm_counted { /* region starts that have instrumented copies already */
+	OVM_VEC(struct ovm_counted_region {
+		const struct ovm_live_module *module;
+		ovm_va lo;
+	})
+	v;
+};
+
 struct ovm_target_opts {
 	uint64_t min_samples;	 /* of a module; fewer: left alone */
 	bool uniform;		 /* copy every region of every module that has samples */
 	const char *only, *skip; /* globs over paths, NULL: none */
+	bool is_counting;	 /* instrumented overlays */
+	const struct ovm_counted
+	    *counted; /* is_counting: leave out what these already count; or NULL */
 };
 
 struct ovm_target {
@@ -19,7 +30,8 @@ struct ovm_target {
 	uint64_t n_samples;
 	struct ovm_image *image;
 	struct ovm_engine engine;
-	ovm_rta at; /* where the overlay will be */
+	ovm_rta at;	  /* where the overlay will be */
+	ovm_rta counters; /* is_counting: where its counters will be */
 };
 typedef OVM_VEC(struct ovm_target) ovm_targets;
 
@@ -28,12 +40,16 @@ typedef OVM_VEC(struct ovm_target) ovm_targets;
 void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile *profile,
 			const struct ovm_target_opts *opts, ovm_targets *out);
 
-/* Choose a place (reserved in @map), run the engine for it. @hook: NULL if no unwinder could be
+struct ovm_generations;
+
+/* Choose a place (reserved in @map), run the engine for it. @set: the process; jumps that we have
+ * put there are not taken for changed code. @hook: NULL if no unwinder could be
  * hooked: only leaf regions then. Regions whose bytes in the target's memory are not the file's are
  * refused. OVM_REFUSED (message in ctx) or a failure: nothing to install. */
-int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_tracee *tracee,
-		     struct ovm_livemap *map, const struct ovm_unwindhook *hook,
-		     const struct ovm_target_opts *opts, struct ovm_target *target);
+int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_generations *set, struct ovm_livemap *map,
+		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
+		     struct ovm_target *target);
 void ovm_target_fini(struct ovm_target *target);
 
 #endif

@@ -25,6 +25,7 @@ struct ovm_thread {
 	int signal;    /* stopped while receiving it: handed over when it resumes; 0 none */
 	struct user_regs_struct regs; /* after ovm_tracee_regs */
 	ovm_rta move_to;	      /* where the caller wants its PC, 0: stays */
+	ovm_rta stack_end;	      /* of the mapping that holds its rsp, set by the caller */
 };
 
 struct ovm_tracee {

@@ -16,14 +16,32 @@ enum {
 	OVM_RT_MODULE_SHARE = 50, /* a module with less than 1/50 of the samples is left alone */
 	OVM_RT_MAX_MODULES = 12,
 	OVM_RT_ROOM_EXTRA = 4 << 20, /* bytes of address space reserved beyond twice the code */
-	OVM_RT_REMOTE_MS = 3000,     /* waiting for a thread that runs user code */
+	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
+	 * in 2 s is 2 % with its pauses */
+	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */
+	OVM_RT_COUNT_GROWTH = 3,     /* further ones at 3, 9, 27 times that */
+	OVM_RT_COUNT_STEP_MS = 5,
+	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
+	OVM_RT_WINDOW_MIN_MS = 35,
+	OVM_RT_WINDOW_SHORT_MS = 75, /* several windows: no longer than this */
+	OVM_RT_WINDOW_MS = 500,	     /* a single one */
+	OVM_RT_WINDOW_REST_MS = 2000,
+	OVM_RT_WINDOW_DUTY = 25, /* rest at least that many times as long as the window was */
+	OVM_RT_WINDOW_HOTTEST = 1000000,
+	OVM_RT_FORKS_MS = 2000,
+	OVM_RT_COUNTERS_SHARE = 2, /* counters get half as much room as code; they need a fifth */
+	OVM_RT_REMOTE_MS = 3000,   /* waiting for a thread that runs user code */
 	OVM_RT_MAX_PAUSE_MS =
 	    100, /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
+	OVM_RT_STACK_SCAN = 8 << 20, /* bytes of each stack to look for returns into copies; 8 MiB
+				      take 3 ms */
 	OVM_RT_STOP_ATTEMPTS = 5,
-	OVM_RT_RETRY_MS = 200,	  /* after an attempt that did not stop everybody (vfork, disk) */
-	OVM_RT_PENDING_MS = 3000, /* a thread that does not report at all: no more attempts */
+	OVM_RT_RETRY_MS = 200,	   /* after an attempt that did not stop everybody (vfork, disk) */
+	OVM_RT_PENDING_MS = 3000,  /* a thread that does not report at all: no more attempts */
 	OVM_RT_SHARER_TRIES = 200, /* 5 ms apart: a vfork child is soon gone */
-	OVM_RT_SERVICE_MS = 5,	  /* while one is in that state: how often to look */
+	OVM_RT_SERVICE_MS = 5,	   /* while one is in that state: how often to look */
 };
+
+#define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */
 
 #endif

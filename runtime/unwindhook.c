@@ -18,8 +18,9 @@
  * overlaid.
  *
  * The stub's page also holds unwind data for the stub, so that a profiler's signal handler can
- * unwind from there. The table is complete before the jump is written, and the jump is written
- * before any code is redirected.
+ * unwind from there. The jump is written before any code is redirected. Later overlays get further
+ * entries while the program runs: first the entry, then the count that makes it visible, both
+ * before anything leads to the overlay.
  */
 #define OVM_LOG_DOMAIN "unwindhook"
 #include "runtime/unwindhook.h"
@@ -31,8 +32,8 @@
 enum { /* layout of the page */
        AT_COUNT = 0x200,
        AT_TABLE = 0x208,
-       AT_HDR = 0xb00,
-       AT_EH_FRAME = 0xb20,
+       AT_HDR = 0x1700,
+       AT_EH_FRAME = 0x1720,
        JUMP_LEN = 5,
        FRAME_LEN = 0x50,
 };
@@ -173,6 +174,31 @@ static int refuse(struct ovm_ctx *ctx, const char *why, const char *what)
 	return OVM_REFUSED;
 }
 
+/* Does our jump stand there already? */
+static bool find_installed(const struct ovm_tracee *tracee, struct ovm_unwindhook *hook)
+{
+	static const uint8_t endbr[] = {0xf3, 0x0f, 0x1e, 0xfa};
+	uint8_t page[OVM_UNWINDHOOK_SIZE];
+	uint32_t skip = memcmp(hook->old_bytes, endbr, sizeof(endbr)) ? 0 : sizeof(endbr);
+	const uint8_t *jump = hook->old_bytes + skip;
+	uint64_t end = hook->function.v + skip + JUMP_LEN;
+	ovm_rta at = {end + (uint64_t)(int64_t)(int32_t)ovm_le32(jump + 1)};
+	if (jump[0] != 0xe9 || !ovm_mem_read(tracee, at, page, sizeof(page)) ||
+	    memcmp(page, stub_code, sizeof(stub_code)) != 0)
+		return false;
+	uint32_t n = ovm_le32(page + AT_COUNT);
+	if (n == 0 || n > OVM_UNWINDHOOK_MAX)
+		return false;
+	hook->is_installed = true;
+	hook->skip = skip;
+	hook->page = at;
+	hook->n_entries = n;
+	for (uint32_t i = 0; i < n; i++)
+		for (uint32_t k = 0; k < 4; k++)
+			hook->entries[i][k] = ovm_le64(page + AT_TABLE + i * 32 + k * 8);
+	return true;
+}
+
 /* Whole instructions over the jump's five bytes, all of which can be executed elsewhere. */
 static bool take_displaced(struct ovm_decoder *dec, struct ovm_unwindhook *hook)
 {
@@ -227,7 +253,10 @@ int ovm_unwindhook_find(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 			      "the program");
 	size_t n = out->function_size < sizeof(out->old_bytes) ? (size_t)out->function_size
 							       : sizeof(out->old_bytes);
-	if (!ovm_mem_read(tracee, out->function, out->old_bytes, n) || !take_displaced(dec, out))
+	bool is_read = ovm_mem_read(tracee, out->function, out->old_bytes, n);
+	if (is_read && n >= 16 && find_installed(tracee, out))
+		return 0;
+	if (!is_read || !take_displaced(dec, out))
 		return refuse(ctx, "the start of _dl_find_object in %s cannot be moved",
 			      out->module->path);
 	uint64_t at = out->function.v + out->skip;
@@ -250,6 +279,24 @@ bool ovm_unwindhook_add(struct ovm_unwindhook *hook, ovm_rta lo, ovm_rta hi, ovm
 	entry[2] = link_map.v;
 	entry[3] = eh_frame_hdr.v;
 	return true;
+}
+
+bool ovm_unwindhook_append(const struct ovm_tracee *tracee, struct ovm_unwindhook *hook, ovm_rta lo,
+			   ovm_rta hi, ovm_rta link_map, ovm_rta eh_frame_hdr)
+{
+	uint32_t idx = hook->n_entries;
+	uint8_t bytes[32], count[8];
+	if (!ovm_unwindhook_add(hook, lo, hi, link_map, eh_frame_hdr))
+		return false;
+	for (uint32_t k = 0; k < 4; k++)
+		ovm_put64(bytes + 8 * k, hook->entries[idx][k]);
+	ovm_put64(count, hook->n_entries); /* only its low byte changes: seen whole */
+	if (ovm_mem_write(tracee, ovm_rta_of(hook->page.v + AT_TABLE + idx * 32), bytes,
+			  sizeof(bytes)) &&
+	    ovm_mem_write(tracee, ovm_rta_of(hook->page.v + AT_COUNT), count, sizeof(count)))
+		return true;
+	hook->n_entries = idx;
+	return false;
 }
 
 /* --- the page

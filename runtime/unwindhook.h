@@ -6,7 +6,7 @@
 #include "runtime/livedyn.h"
 #include "runtime/patch.h"
 
-enum { OVM_UNWINDHOOK_SIZE = 4096, OVM_UNWINDHOOK_MAX = 64 };
+enum { OVM_UNWINDHOOK_SIZE = 8192, OVM_UNWINDHOOK_MAX = 160 };
 
 struct ovm_unwindhook {
 	ovm_rta function; /* _dl_find_object in the target */
@@ -18,14 +18,15 @@ struct ovm_unwindhook {
 	uint32_t n_displaced;
 	uint8_t old_bytes[32]; /* of the function, from its start */
 	ovm_rta page;	       /* where the stub goes, chosen by the caller */
+	bool is_installed;     /* found in place: page and entries are what stands there */
 	uint32_t n_entries;
 	uint64_t entries[OVM_UNWINDHOOK_MAX]
 			[4]; /* lo, hi, link_map, eh_frame_hdr; entry 0 is the stub itself */
 };
 
-/* Find what has to be hooked. OVM_REFUSED with a message in ctx: nothing to hook, an unwinder that
- * asks something else, or a first instruction that cannot be moved. Then only code that is never on
- * the stack of a throw may be overlaid. */
+/* Find what has to be hooked, or is already. OVM_REFUSED with a message in ctx: nothing to hook, an
+ * unwinder that asks something else, or a first instruction that cannot be moved. Then only code
+ * that is never on the stack of a throw may be overlaid. */
 int ovm_unwindhook_find(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 			const struct ovm_tracee *tracee, const struct ovm_livemap *map,
 			struct ovm_unwindhook *out);
@@ -35,7 +36,12 @@ int ovm_unwindhook_find(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 bool ovm_unwindhook_add(struct ovm_unwindhook *hook, ovm_rta lo, ovm_rta hi, ovm_rta link_map,
 			ovm_rta eh_frame_hdr);
 
-/* The page's bytes (OVM_UNWINDHOOK_SIZE) for hook->page, and the jump to it. False if a
+/* The same with the page in place, while the program runs: the entry becomes visible as a whole.
+ * False also if the memory cannot be written. */
+bool ovm_unwindhook_append(const struct ovm_tracee *tracee, struct ovm_unwindhook *hook, ovm_rta lo,
+			   ovm_rta hi, ovm_rta link_map, ovm_rta eh_frame_hdr);
+
+/* The pages' bytes (OVM_UNWINDHOOK_SIZE) for hook->page, and the jump to it. False if a
  * displacement does not reach. */
 bool ovm_unwindhook_build(const struct ovm_unwindhook *hook, uint8_t *page,
 			  struct ovm_live_patch *jump);

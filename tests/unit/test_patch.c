@@ -3,6 +3,7 @@
 #include "runtime/osr.h"
 #include "runtime/patch.h"
 #include "runtime/remote.h"
+#include "runtime/stackscan.h"
 #include "tests/support/live_child.h"
 
 #include <setjmp.h>
@@ -170,8 +171,11 @@ static void test_osr_target(void **state)
 	overlay.map.v.n = overlay.map.v.cap = 3;
 	uint32_t by_old[] = {0, 1, 2};
 	overlay.map.by_old = by_old;
-	struct ovm_osr_module module = {
-	    .overlay = &overlay, .bias = 0x7000000, .lo = {0x7001000}, .hi = {0x7004000}};
+	struct ovm_osr_module module = {.overlay = &overlay,
+					.bias = 0x7000000,
+					.lo = {0x7001000},
+					.hi = {0x7004000},
+					.is_armed = true};
 	struct ovm_tracee tracee = {.mem_fd = -1};
 	struct ovm_thread thread = {.tid = -1};
 	ovm_rta to = {0};
@@ -197,9 +201,20 @@ static void test_osr_target(void **state)
 static void holder(struct live_shared *shared)
 {
 	volatile uint64_t deep[512] = {0};
-	deep[500] = 0x1003; /* as an interrupted PC in a signal frame would stand there */
+	deep[500] = deep[501] = 0x1003; /* as an interrupted PC in a signal frame would stand */
 	asker(shared);
 	shared->n_rounds += deep[500];
+}
+
+struct words {
+	uint32_t n, n_wanted;
+};
+
+static void visit(uint64_t word, void *arg)
+{
+	struct words *words = arg;
+	words->n++;
+	words->n_wanted += word == 0x1003;
 }
 
 static void test_stack_scan(void **state)
@@ -211,20 +226,23 @@ static void test_stack_scan(void **state)
 	struct live_shared *shared = live_shared_new();
 	pid_t pid = live_fork(shared, holder);
 	ovm_tracee_init(&tracee, pid);
-	struct ovm_patchset set = {0};
-	add(&set, 0x1000);
-	add(&set, 0x1010);
-	ovm_patchset_seal(&set);
+	struct words words = {0};
+	struct ovm_stackscan scan;
+	ovm_stackscan_init(&scan);
 	stop(&ctx, &tracee);
 	assert_int_equal(tracee.threads.n, 1);
-	struct ovm_remote near = {.at = {{0x99}, {0x1000}}, .n = 2, .size = 8},
-			  far = {.at = {{0x123456789}}, .n = 1, .size = 8};
-	assert_true(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, &near));
-	assert_int_equal(set.n_dropped, 1);
-	assert_int_equal(set.v.v[0].state, OVM_PATCH_DROPPED);
-	assert_false(ovm_osr_scan_stack(&tracee, &tracee.threads.v[0], &set, &far));
+	struct ovm_thread *thread = &tracee.threads.v[0];
+	assert_false(ovm_stackscan_thread(&scan, &tracee, thread, visit, &words)); /* no end */
+	thread->stack_end = ovm_rta_of(thread->regs.rsp + 64 * 1024);
+	ovm_stackscan_thread(&scan, &tracee, thread, visit, &words); /* nothing is of interest */
+	assert_int_equal(words.n, 0);
+	ovm_stackscan_add(&scan, ovm_rta_of(0x1000), ovm_rta_of(0x1004));
+	assert_true(ovm_stackscan_thread(&scan, &tracee, thread, visit, &words));
+	assert_int_equal(words.n_wanted, 1); /* it stands there twice in a row */
+	uint64_t n_bytes = scan.n_bytes;
+	assert_true(n_bytes > 0 && n_bytes % 8 == 0);
+	ovm_stackscan_fini(&scan);
 	ovm_tracee_close(&tracee);
-	ovm_patchset_fini(&set);
 	assert_int_equal(live_end(shared, pid), 0);
 }
 

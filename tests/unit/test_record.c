@@ -131,6 +131,39 @@ static void test_branch_stack(void **state)
 	ovm_buf_free(&buf);
 }
 
+/* Counter values lie before the branch stack: alone or as a group, with and without times. */
+static void test_read_values(void **state)
+{
+	(void)state;
+	struct ovm_record_format format = {
+	    .sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_READ | PERF_SAMPLE_BRANCH_STACK,
+	    .read_format = PERF_FORMAT_ID | PERF_FORMAT_TOTAL_TIME_ENABLED};
+	struct ovm_buf buf = {0};
+	struct ovm_sample out;
+	for (uint32_t group = 0; group < 2; group++) {
+		begin_record(&buf, PERF_RECORD_SAMPLE, PERF_RECORD_MISC_USER);
+		ovm_buf_u64(&buf, 0x10);
+		if (group)
+			ovm_buf_u64(&buf, 2);
+		ovm_buf_u64(&buf, 0x1111); /* time */
+		for (uint32_t i = 0; i < 2 + 2 * group; i++)
+			ovm_buf_u64(&buf, 0x2222); /* value, id */
+		ovm_buf_u64(&buf, 1);
+		ovm_buf_u64(&buf, 0x100);
+		ovm_buf_u64(&buf, 0x200);
+		ovm_buf_u64(&buf, 0);
+		end_record(&buf);
+		assert_int_equal(ovm_record_decode(&format, buf.v, buf.n, &out), buf.n);
+		assert_int_equal(out.n_branches, 1);
+		assert_int_equal(ovm_record_branch(&out, 0).to, 0x200);
+		expect_cut_refused(&format, &buf);
+		format.read_format |= PERF_FORMAT_GROUP;
+	}
+	ovm_put64(buf.v + 16, UINT64_MAX / 8); /* so many events */
+	assert_int_equal(ovm_record_decode(&format, buf.v, buf.n, &out), 0);
+	ovm_buf_free(&buf);
+}
+
 static void put_mmap2(struct ovm_buf *buf, uint16_t misc, const uint8_t id[24], uint32_t prot,
 		      const char *path)
 {
@@ -277,8 +310,10 @@ static void test_random_bytes(void **state)
 			rng ^= rng << 17;
 			ovm_put64(bytes + i, rng & (rng >> 3) & (rng >> 9)); /* many zeros */
 		}
-		struct ovm_record_format format = {ovm_le64(bytes + 80), ovm_le64(bytes + 88),
-						   round & 1};
+		struct ovm_record_format format = {.sample_type = ovm_le64(bytes + 80),
+						   .branch_sample_type = ovm_le64(bytes + 88),
+						   .read_format = ovm_le64(bytes + 72) & 31,
+						   .sample_id_all = round & 1};
 		size_t n = 8 * (size_t)(round % 11);
 		bytes[0] &= 15;
 		bytes[1] = bytes[2] = bytes[3] = bytes[7] = 0;
@@ -303,7 +338,7 @@ int main(void)
 	    cmocka_unit_test(test_sample),	 cmocka_unit_test(test_branch_stack),
 	    cmocka_unit_test(test_mmap2),	 cmocka_unit_test(test_path_without_end),
 	    cmocka_unit_test(test_task_records), cmocka_unit_test(test_headers),
-	    cmocka_unit_test(test_random_bytes),
+	    cmocka_unit_test(test_random_bytes), cmocka_unit_test(test_read_values),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

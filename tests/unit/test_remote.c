@@ -42,13 +42,14 @@ static void test_stub_size(void **state)
 	uint8_t buf[4096];
 	struct ovm_remote_call calls[2] = {ovm_remote_mmap(ovm_rta_of(0x1000), 4096),
 					   ovm_remote_mmap(ovm_rta_of(0x2000), 4096)};
-	uint32_t n0 = ovm_remote_stub(buf, sizeof(buf), calls, 0, ovm_rta_of(1));
-	uint32_t n2 = ovm_remote_stub(buf, sizeof(buf), calls, 2, ovm_rta_of(1));
+	ovm_rta at = {0x5000}, pc = {1};
+	uint32_t n0 = ovm_remote_stub(buf, sizeof(buf), calls, 0, at, pc);
+	uint32_t n2 = ovm_remote_stub(buf, sizeof(buf), calls, 2, at, pc);
 	assert_int_equal(n2 - n0, 2 * 56);
-	assert_int_equal(ovm_remote_stub(buf, n2 - 1, calls, 2, ovm_rta_of(1)), 0);
-	assert_int_equal(ovm_remote_stub(buf, n2, calls, 2, ovm_rta_of(1)), n2);
-	assert_int_equal(
-	    ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, ovm_rta_of(1)), 0);
+	assert_int_equal(ovm_remote_stub(buf, n2 - 1, calls, 2, at, pc), 0);
+	assert_int_equal(ovm_remote_stub(buf, n2, calls, 2, at, pc), n2);
+	assert_int_equal(ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, at, pc),
+			 0);
 }
 
 /* Many mappings, each a random moment of the computation. */

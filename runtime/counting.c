@@ -1,0 +1,426 @@
+/* When to count, and for how long.
+ *
+ *   cpu time  0 ------- 0.7 s ------------------------------------------------------> end
+ *             sample    build   [arm]  rest       [arm]  rest        [arm]   rest
+ *                               80 ms  2 s        80 ms  2 s         80 ms
+ *                                      build more: what has become hot since
+ *
+ * One window says what runs now; programs have phases, so windows are short and spread. Between
+ * them the process runs its original code. A window ends early when it has learned enough: when the
+ * newer half of what it counted looks like the older half (their distributions differ by little in
+ * total variation), or the hottest counter is high and the window is not too young.
+ *
+ * Only regions with samples are instrumented, and regions that instrumented ones were seen to call.
+ * As the run goes on others become hot: further generations are built for them and armed together
+ * with the first.
+ *
+ * Limit: one process. Its children count in the same memory while they run instrumented code.
+ */
+#define OVM_LOG_DOMAIN "counting"
+#include "runtime/counting.h"
+#include "base/log.h"
+#include "runtime/forks.h"
+#include "runtime/tunables.h"
+
+#include <math.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_GENERATIONS = 6 };
+
+enum phase {
+	PHASE_SAMPLING, /* too little is known */
+	PHASE_RESTING,
+	PHASE_ARMED,
+	PHASE_DONE,
+};
+
+struct instrumented { /* one generation that counts */
+	uint32_t gen; /* in set->v */
+	struct ovm_countmem counters;
+};
+
+struct ovm_counting {
+	struct ovm_generations *set;
+	struct ovm_counting_opts opts;
+	struct ovm_counting_stats stats;
+	enum phase phase;
+	struct ovm_builder builder; /* pid 0: none at work */
+	struct ovm_profile *known;  /* what the builder was given; kept until it ends */
+	OVM_VEC(struct instrumented) gens;
+	struct ovm_counted counted;
+	uint64_t next_build_cpu, last_cpu; /* ms */
+	uint32_t n_builds;
+	double armed_at, next_window_at, next_look; /* ms */
+	uint64_t *older, *newest; /* counters when the window opened, and at its last look */
+	uint64_t n_counters;
+};
+
+struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
+				      const struct ovm_counting_opts *opts)
+{
+	struct ovm_counting *c = ovm_alloc(sizeof(*c));
+	*c = (struct ovm_counting){.set = set, .opts = *opts};
+	c->builder = (struct ovm_builder){.fd = -1, .watch_fd = -1};
+	c->opts.targets.is_counting = true;
+	c->opts.targets.counted = &c->counted;
+	c->next_build_cpu = OVM_RT_COUNT_AFTER_MS;
+	return c;
+}
+
+void ovm_counting_free(struct ovm_counting *c)
+{
+	if (!c)
+		return;
+	ovm_builder_close(&c->builder);
+	ovm_profile_free(c->known);
+	for (uint32_t i = 0; i < c->gens.n; i++)
+		ovm_countmem_close(&c->gens.v[i].counters);
+	ovm_vec_free(&c->gens);
+	ovm_vec_free(&c->counted.v);
+	free(c->older);
+	free(c->newest);
+	free(c);
+}
+
+static void give_up(struct ovm_counting *c, const char *why)
+{
+	ovm_log(OVM_LOG_INFO, "%s", why);
+	if (!c->stats.n_windows)
+		snprintf(c->stats.why_not, sizeof(c->stats.why_not), "%.199s", why);
+	c->phase = PHASE_DONE;
+}
+
+/* --- counters of all generations as one array
+ * --------------------------------------------------------------------------------- */
+
+static void read_counters(const struct ovm_counting *c, uint64_t *to)
+{
+	for (uint32_t g = 0; g < c->gens.n; g++) {
+		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
+		for (uint32_t m = 0; m < gen->built.modules.n; m++) {
+			const uint64_t *from = ovm_generation_counters(gen, m);
+			uint32_t n = from ? gen->built.modules.v[m].overlay.n_counters : 0;
+			for (uint32_t i = 0; i < n; i++)
+				*to++ = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+		}
+	}
+}
+
+static void resize_counters(struct ovm_counting *c)
+{
+	c->n_counters = 0;
+	for (uint32_t g = 0; g < c->gens.n; g++) {
+		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
+		for (uint32_t m = 0; m < gen->built.modules.n; m++)
+			if (ovm_generation_counters(gen, m))
+				c->n_counters += gen->built.modules.v[m].overlay.n_counters;
+	}
+	free(c->older);
+	free(c->newest);
+	c->older = ovm_alloc_array(c->n_counters, sizeof(*c->older));
+	c->newest = ovm_alloc_array(c->n_counters, sizeof(*c->newest));
+	c->stats.n_counters = (uint32_t)c->n_counters;
+}
+
+struct look {
+	double change;	  /* total variation between older and newer half, 0..1 */
+	uint64_t hottest; /* counts since the last look */
+};
+
+/* Compare what was counted up to the last look with what came since; both halves of the window are
+ * as long. */
+static struct look look(struct ovm_counting *c)
+{
+	struct look found = {1.0, 0};
+	uint64_t *now = ovm_alloc_array(c->n_counters, sizeof(*now));
+	double old_sum = 0, new_sum = 0, diff = 0;
+	read_counters(c, now);
+	for (uint64_t i = 0; i < c->n_counters; i++) {
+		uint64_t newer = now[i] - c->newest[i];
+		old_sum += (double)(c->newest[i] - c->older[i]);
+		new_sum += (double)newer;
+		found.hottest = newer > found.hottest ? newer : found.hottest;
+	}
+	for (uint64_t i = 0; i < c->n_counters && old_sum > 0 && new_sum > 0; i++)
+		diff += fabs((double)(c->newest[i] - c->older[i]) / old_sum -
+			     (double)(now[i] - c->newest[i]) / new_sum);
+	if (old_sum > 0 && new_sum > 0)
+		found.change = diff / 2;
+	memcpy(c->newest, now, c->n_counters * sizeof(*now));
+	free(now);
+	return found;
+}
+
+/* --- windows
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static int switch_generations(struct ovm_ctx *ctx, struct ovm_counting *c, bool armed)
+{
+	struct ovm_switch_result result = {0};
+	bool *want = ovm_alloc_array(c->set->v.n, sizeof(*want));
+	for (uint32_t i = 0; i < c->set->v.n; i++)
+		want[i] = c->set->v.v[i].is_armed;
+	for (uint32_t g = 0; g < c->gens.n; g++)
+		want[c->gens.v[g].gen] = armed;
+	int rc = ovm_switch(ctx, c->set, want, (int)c->opts.max_pause_ms, &result);
+	free(want);
+	if (rc)
+		return rc;
+	c->stats.pause_ms += result.pause_ms;
+	if (result.pause_ms > c->stats.max_pause_ms)
+		c->stats.max_pause_ms = result.pause_ms;
+	ovm_log(OVM_LOG_INFO,
+		"%s: pause %.2f ms, %u jumps, %u restored, %u exits, %u moved, %u left behind",
+		armed ? "armed" : "disarmed", result.pause_ms, result.n_written, result.n_restored,
+		result.n_exits, result.n_moved, result.n_left);
+	return 0;
+}
+
+static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
+{
+	if (switch_generations(ctx, c, true)) {
+		give_up(c, ctx->msg);
+		return;
+	}
+	c->phase = PHASE_ARMED;
+	c->armed_at = ovm_now_ms();
+	c->next_look = c->armed_at + OVM_RT_WINDOW_FIRST_LOOK_MS;
+	c->stats.n_windows++;
+	read_counters(c, c->older);
+	memcpy(c->newest, c->older, c->n_counters * sizeof(*c->older));
+}
+
+static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
+{
+	struct ovm_forks_result forks = {0};
+	double now = ovm_now_ms();
+	if (switch_generations(ctx, c, false)) {
+		c->next_look = now + OVM_RT_RETRY_MS; /* still armed: try again soon */
+		if (ctx->err == OVM_E_GONE)
+			give_up(c, ctx->msg);
+		return;
+	}
+	double armed_ms = now - c->armed_at;
+	c->stats.armed_ms += armed_ms;
+	ovm_forks_follow(ctx, c->set, (int)c->opts.max_pause_ms, OVM_RT_FORKS_MS, &forks);
+	double rest = armed_ms * OVM_RT_WINDOW_DUTY;
+	c->next_window_at = now + (rest > OVM_RT_WINDOW_REST_MS ? rest : OVM_RT_WINDOW_REST_MS);
+	c->phase = c->opts.n_windows && c->stats.n_windows >= c->opts.n_windows ? PHASE_DONE
+										: PHASE_RESTING;
+}
+
+/* Is the open window over? Looks at doubling intervals, so that each compares halves. */
+static bool is_over(struct ovm_counting *c, double now)
+{
+	double age = now - c->armed_at;
+	if (c->opts.is_whole || now < c->next_look)
+		return false;
+	if (age >= OVM_RT_WINDOW_MS)
+		return true;
+	struct look found = look(c);
+	c->next_look = now + age;
+	ovm_log(OVM_LOG_DEBUG, "%.0f ms: change %.3f, hottest %llu", age, found.change,
+		(unsigned long long)found.hottest);
+	return age >= OVM_RT_WINDOW_MIN_MS &&
+	       (found.change < OVM_RT_WINDOW_CHANGE || found.hottest >= OVM_RT_WINDOW_HOTTEST ||
+		(c->opts.n_windows != 1 && age >= OVM_RT_WINDOW_SHORT_MS));
+}
+
+/* --- generations
+ * --------------------------------------------------------------------------------------------------
+ */
+
+/* Not yet if the process has hardly been seen in user mode. */
+static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_sampler *sampler)
+{
+	const struct ovm_profile *samples = ovm_sampler_profile(sampler);
+	if (samples->n_samples - samples->n_unmapped < OVM_RT_MIN_SAMPLES) {
+		c->next_build_cpu += OVM_RT_COUNT_AFTER_MS / 2;
+		return;
+	}
+	c->n_builds++;
+	ovm_profile_free(c->known);
+	c->known = ovm_profile_new();
+	ovm_profile_merge(c->known, samples);
+	ovm_counting_profile(c, c->known);
+	if (ovm_builder_start(ctx, c->set, c->known, &c->opts.targets, &c->builder))
+		give_up(c, ctx->msg);
+}
+
+static void remember_counted(struct ovm_counting *c, const struct ovm_built *built)
+{
+	for (uint32_t m = 0; m < built->modules.n; m++)
+		for (uint32_t i = 0; i < built->modules.v[m].arcs.n; i++) {
+			const struct ovm_arc *arc = &built->modules.v[m].arcs.v[i];
+			if (!arc->from.v)
+				ovm_vec_push(&c->counted.v,
+					     ((struct ovm_counted_region){
+						 built->modules.v[m].module, arc->to}));
+		}
+}
+
+static int load(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_built *built)
+{
+	struct instrumented gen = {0};
+	uint32_t n_regions = 0;
+	int rc = ovm_countmem_open(ctx, ovm_built_counter_bytes(built), &gen.counters);
+	if (rc)
+		return rc;
+	for (uint32_t m = 0; m < built->modules.n; m++)
+		n_regions += built->modules.v[m].overlay.n_regions;
+	remember_counted(c, built);
+	rc = ovm_generation_load(ctx, c->set, built, &gen.counters, &gen.gen);
+	if (rc) {
+		ovm_countmem_close(&gen.counters);
+		return rc;
+	}
+	ovm_vec_push(&c->gens, gen);
+	c->stats.n_regions += n_regions;
+	c->stats.n_generations++;
+	resize_counters(c);
+	return 0;
+}
+
+static int refuse(struct ovm_ctx *ctx, const char *why)
+{
+	ovm_fail(ctx, OVM_OK, "%s", why);
+	return OVM_REFUSED;
+}
+
+/* The builder has ended: put what it made into the process. */
+static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
+{
+	struct ovm_built built = {0};
+	int rc = ovm_builder_result(ctx, &c->builder, c->set, &built);
+	if (rc == 0 && built.modules.n)
+		rc = load(ctx, c, &built);
+	else if (rc == 0)
+		rc = refuse(ctx, built.why_not);
+	if (rc == 0)
+		c->phase = PHASE_RESTING;
+	else if (!c->gens.n)
+		give_up(c, ctx->msg);
+	else
+		ovm_log(OVM_LOG_INFO, "no further generation: %s", ctx->msg);
+	c->next_build_cpu = rc == 0 && c->n_builds < MAX_GENERATIONS
+				? c->last_cpu * OVM_RT_COUNT_GROWTH
+				: UINT64_MAX;
+	ovm_built_fini(&built);
+}
+
+static bool is_build_over(const struct ovm_counting *c)
+{
+	struct pollfd watch = {.fd = c->builder.watch_fd, .events = POLLIN};
+	return c->builder.watch_fd < 0 || poll(&watch, 1, 0) != 0;
+}
+
+void ovm_counting_step(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_sampler *sampler,
+		       uint64_t cpu_ms)
+{
+	double now = ovm_now_ms();
+	c->last_cpu = cpu_ms;
+	ovm_tracee_service(c->set->tracee);
+	if (c->phase == PHASE_DONE)
+		return;
+	if (c->phase == PHASE_ARMED) {
+		if (is_over(c, now))
+			disarm(ctx, c);
+		return;
+	}
+	if (c->builder.pid) {
+		if (is_build_over(c))
+			fetch_build(ctx, c);
+	} else if (cpu_ms >= c->next_build_cpu) {
+		start_build(ctx, c, sampler);
+	}
+	if (c->phase == PHASE_RESTING && now >= c->next_window_at)
+		arm(ctx, c);
+}
+
+int ovm_counting_patience(const struct ovm_counting *c)
+{
+	return c->phase == PHASE_ARMED || c->builder.pid ? OVM_RT_COUNT_STEP_MS : OVM_RT_DRAIN_MS;
+}
+
+bool ovm_counting_is_done(const struct ovm_counting *c)
+{
+	return c->phase == PHASE_DONE;
+}
+
+void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *c)
+{
+	for (unsigned i = 0; c->phase == PHASE_ARMED && i < OVM_RT_STOP_ATTEMPTS; i++)
+		disarm(ctx, c);
+	c->phase = PHASE_DONE;
+}
+
+/* --- counts
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static int by_va(const void *a, const void *b)
+{
+	const ovm_va *x = a, *y = b;
+	return (x->v > y->v) - (x->v < y->v);
+}
+
+/* Region starts of @module that some generation counts. */
+static ovm_va *counted_in(const struct ovm_counting *c, const struct ovm_live_module *module,
+			  uint32_t *n)
+{
+	ovm_va *list = ovm_alloc_array(c->counted.v.n, sizeof(*list));
+	*n = 0;
+	for (uint32_t i = 0; i < c->counted.v.n; i++)
+		if (c->counted.v.v[i].module == module)
+			list[(*n)++] = c->counted.v.v[i].lo;
+	qsort(list, *n, sizeof(*list), by_va);
+	return list;
+}
+
+static void add_module(const struct ovm_counting *c, const struct ovm_built_module *m,
+		       const uint64_t *counters, struct ovm_prof_module *into)
+{
+	uint32_t n_counted;
+	ovm_va *counted = counted_in(c, m->module, &n_counted);
+	uint64_t *counts = ovm_alloc_array(m->arcs.n, sizeof(*counts));
+	uint64_t clipped = ovm_arcs_solve(&m->arcs, m->n_nodes, counters, counts);
+	ovm_log(OVM_LOG_INFO, "%s: %u arcs, %u counters, %llu counts clipped", m->module->path,
+		m->arcs.n, m->overlay.n_counters, (unsigned long long)clipped);
+	ovm_arcs_to_profile(&m->arcs, counts, into);
+	ovm_callcount_to_profile(&m->calls, &m->arcs, counts, counted, n_counted, into);
+	free(counted);
+	free(counts);
+}
+
+/* The profile's module of that file, by path: counting began with one of them. */
+static struct ovm_prof_module *module_of(struct ovm_profile *profile, const char *path)
+{
+	for (uint32_t i = 0; i < profile->modules.n; i++)
+		if (profile->modules.v[i].path && !strcmp(profile->modules.v[i].path, path))
+			return &profile->modules.v[i];
+	return NULL;
+}
+
+void ovm_counting_profile(const struct ovm_counting *c, struct ovm_profile *into)
+{
+	for (uint32_t g = 0; g < c->gens.n; g++) {
+		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
+		for (uint32_t m = 0; m < gen->built.modules.n; m++) {
+			const struct ovm_built_module *built = &gen->built.modules.v[m];
+			const uint64_t *counters = ovm_generation_counters(gen, m);
+			struct ovm_prof_module *module = module_of(into, built->module->path);
+			if (counters && module)
+				add_module(c, built, counters, module);
+		}
+	}
+	ovm_profile_normalize(into);
+}
+
+const struct ovm_counting_stats *ovm_counting_stats(const struct ovm_counting *c)
+{
+	return &c->stats;
+}

@@ -1,0 +1,10 @@
+#ifndef OVM_CPUTIME_H
+#define OVM_CPUTIME_H
+#include <stdint.h>
+#include <sys/types.h>
+
+/* User and system time of all threads of @pid so far, in milliseconds (to a scheduler tick, often
+ * 10 ms); 0 if unknown. */
+uint64_t ovm_cpu_time_ms(pid_t pid);
+
+#endif
