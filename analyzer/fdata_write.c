@@ -28,7 +28,7 @@
 struct line {
 	ovm_va from, to; /* from 0: outside */
 	uint64_t count, mispreds;
-	bool is_call;	 /* of a direct call */
+	bool is_call;	 /* from a call */
 	bool is_derived; /* from the graph, not from the profile */
 };
 
@@ -80,6 +80,18 @@ static const struct ovm_cfg *cfg_of(const struct writer *w, ovm_va va)
 	return idx == OVM_NONE ? NULL : w->program.cfgs.v[idx];
 }
 
+static bool is_call_at(const struct writer *w, ovm_va va)
+{
+	const struct ovm_cfg *cfg = cfg_of(w, va);
+	uint32_t bb = cfg ? ovm_cfg_block_of(cfg, va) : OVM_NONE;
+	for (uint32_t i = 0; bb != OVM_NONE && i < cfg->blocks[bb].n_insns; i++) {
+		const struct ovm_insn *insn = &cfg->insns[cfg->blocks[bb].first_insn + i];
+		if (insn->va.v == va.v)
+			return insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND;
+	}
+	return false;
+}
+
 /* --- lines that the profile has --- */
 
 static void add_edges(struct writer *w)
@@ -87,7 +99,8 @@ static void add_edges(struct writer *w)
 	for (uint32_t i = 0; i < w->module->edges.n; i++) {
 		const struct ovm_prof_edge *e = &w->module->edges.v[i];
 		if (e->from.v)
-			add_line(w, (struct line){e->from, e->to, .count = e->count});
+			add_line(w, (struct line){e->from, e->to, .count = e->count,
+						  .is_call = is_call_at(w, e->from)});
 	}
 }
 
@@ -222,8 +235,9 @@ static int print_flow(struct writer *w, FILE *to)
 	struct ovm_decoder *dec = NULL;
 	int err = ovm_decoder_open(w->ctx, &dec);
 	ovm_ctx_init(&quiet);
-	if (!err && (err = ovm_program_build(&quiet, dec, w->image, &w->regions, w->module, 1.0,
-					     false, &w->program)))
+	if (!err &&
+	    (err = ovm_program_build(&quiet, dec, w->image, &w->regions, w->module,
+				     &(struct ovm_program_opts){.share = 1.0}, &w->program)))
 		ovm_fail(w->ctx, (enum ovm_err)err, "%s", quiet.msg);
 	if (err) {
 		ovm_decoder_close(dec);
@@ -235,10 +249,11 @@ static int print_flow(struct writer *w, FILE *to)
 	else
 		add_branches(w);
 	for (uint32_t i = 0; i < w->program.cfgs.n; i++) {
-		if (w->is_exact)
-			add_calls(w, w->program.cfgs.v[i]);
-		else
-			add_falls(w, w->program.cfgs.v[i]);
+		const struct ovm_cfg *cfg = w->program.cfgs.v[i];
+		if (w->is_exact && cfg->is_exact)
+			add_calls(w, cfg);
+		else if (!w->is_exact)
+			add_falls(w, cfg);
 	}
 	sort_lines(w);
 	if (w->is_exact)

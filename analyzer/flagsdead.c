@@ -12,7 +12,8 @@
  *        je   2f               read:    alive here, and before any other
  * conditional branch
  *
- * Calls, returns and system calls end the line well: the psABI passes no flags.
+ * Calls, tail calls through a slot, returns and system calls end the line well: the psABI passes no
+ * flags.
  * Instructions that leave some flags as they were (inc, bt, rotates, shifts by
  * %cl, repeated compares) count as readers, which opcode.c sees to by giving
  * them the flags to read.
@@ -39,9 +40,10 @@ enum ovm_flags_effect ovm_flags_effect(const struct ovm_insn *insn)
 	case OVM_INSN_RET:
 	case OVM_INSN_SYSCALL:
 		return OVM_FLAGS_WRITTEN;
+	case OVM_INSN_JMP_IND: /* through one fixed slot: a tail call, often a PLT stub's */
+		return insn->flags & OVM_INSN_RIP_REL ? OVM_FLAGS_WRITTEN : OVM_FLAGS_READ;
 	case OVM_INSN_JCC:
 	case OVM_INSN_JCXZ:
-	case OVM_INSN_JMP_IND:
 	case OVM_INSN_TRAP:
 	case OVM_INSN_REFUSE:
 		return OVM_FLAGS_READ;

@@ -5,6 +5,7 @@
  *   image.c       ELF header, segments, notes, look-ups
  *   image_dyn.c   dynamic section: .dynsym, relocations, PLT stubs
  *   symbols.c     section headers: .symtab, probes; language runtimes; symbol look-up
+ *   boltnames.c   .symtab once more, in its own order and with source files
  */
 #include "analyzer/image.h"
 

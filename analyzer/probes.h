@@ -7,8 +7,9 @@
  *
  * An arc is an edge of the flow network: the edges of the cfg, and arcs from and to a node EXT (one
  * a cfg) that stands for the world outside: into region starts and other entries, out of returns and
- * whatever leaves. Flow is conserved at every node, so the arcs of a spanning tree need no counter
- * (Knuth and Stevenson 1973; Ball and Larus 1994): with weights from samples the tree takes the hot ones.
+ * whatever leaves. A jump table that several jumps share is a node too. Flow is conserved at every
+ * node, so the arcs of a spanning tree need no counter (Knuth and Stevenson 1973; Ball and Larus
+ * 1994): with weights from samples the tree takes the hot ones.
  */
 #include "analyzer/program.h"
 
@@ -20,9 +21,16 @@ enum ovm_probe_kind {
 struct ovm_probe {
 	uint32_t cfg, block; /* into program->cfgs, cfg->blocks; EDGE: the edge's source */
 	uint32_t insn;	     /* BLOCK: into cfg->insns, inside the block, behind endbr64. Flags are dead before it */
-	uint32_t edge;	     /* EDGE: into cfg->edges. Flags are dead at its target */
+	uint32_t edge;	     /* EDGE: into cfg->edges. Flags are dead at its target. Of a shared table: counts all
+				its jumps to there */
 	uint32_t counter;    /* 0.. n_counters - 1, unique */
 	uint8_t kind;	     /* enum ovm_probe_kind */
+};
+
+enum ovm_arc_kind {
+	OVM_ARC_PLAIN,
+	OVM_ARC_TO_TABLE,   /* a jump through a table that other jumps share: `to` is the table */
+	OVM_ARC_FROM_TABLE, /* of all these jumps to one target: `from` is the table */
 };
 
 struct ovm_arc {
@@ -31,6 +39,7 @@ struct ovm_arc {
 	uint32_t src, dst; /* nodes, numbered over all cfgs */
 	uint32_t counter; /* OVM_NONE: on the tree, or cannot be counted */
 	bool on_tree;	  /* false with OVM_NONE: cannot be counted (flags live everywhere); taken as unknown */
+	uint8_t kind;	  /* enum ovm_arc_kind */
 };
 typedef OVM_VEC(struct ovm_arc) ovm_arcs; /* grouped by cfg; nodes of a cfg are contiguous, EXT first */
 
@@ -60,7 +69,8 @@ uint64_t ovm_arcs_solve(const ovm_arcs *arcs, uint32_t n_nodes, const uint64_t *
 			uint64_t *counts);
 
 /* Append the arcs that were executed to module->edges: (from, to, count); from 0: entered from
- * elsewhere. Arcs to EXT without address are left out. The caller normalizes. */
+ * elsewhere. Arcs to EXT without address are left out. Which of the jumps that share a table went
+ * where is not known: they are taken to be alike. The caller normalizes. */
 void ovm_arcs_to_profile(const ovm_arcs *arcs, const uint64_t *counts, struct ovm_prof_module *module);
 
 #endif

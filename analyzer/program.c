@@ -13,8 +13,8 @@
  * taken while the others are built, so that a second group that branches into it sees an external
  * edge: a region is in at most one cfg.
  *
- * Limits: a function whose hot callees were never sampled is not followed; an entry that only
- * forwards to dlsym with a jump is not seen as a caller of dlsym in its callers.
+ * Limits: a function whose hot callees were never sampled is followed only on request; an entry
+ * that only forwards to dlsym with a jump is not seen as a caller of dlsym in its callers.
  */
 #include "analyzer/program.h"
 #include "analyzer/rescale.h"
@@ -223,6 +223,27 @@ static int build_picks(struct selection *sel, struct ovm_program *program, uint3
 	return err;
 }
 
+/* What the chosen graphs call, one step. */
+static int build_callees(struct selection *sel, struct ovm_program *program)
+{
+	uint32_t n = program->cfgs.n;
+	int err = 0;
+
+	for (uint32_t c = 0; c < n && !err; c++) {
+		for (uint32_t i = 0; i < program->cfgs.v[c]->n_insns && !err; i++) {
+			const struct ovm_insn *insn = &program->cfgs.v[c]->insns[i];
+			uint32_t r = insn->kind == OVM_INSN_CALL
+					 ? ovm_region_find(program->regions, insn->target)
+					 : OVM_NONE;
+
+			if (r != OVM_NONE && program->regions->v.v[r].refused == OVM_REFUSE_NONE &&
+			    program->regions->v.v[r].lo.v == insn->target.v)
+				err = build_one(sel, program, r);
+		}
+	}
+	return err;
+}
+
 /* Every region has a reason for being left alone (rule R10). */
 static void refuse_rest(struct selection *sel, struct ovm_program *program)
 {
@@ -253,9 +274,9 @@ static void scan_xrefs(struct selection *sel, struct ovm_program *program)
 
 int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		      struct ovm_regions *regions, const struct ovm_prof_module *module,
-		      double share, bool is_live, struct ovm_program *out)
+		      const struct ovm_program_opts *opts, struct ovm_program *out)
 {
-	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = is_live};
+	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = opts->is_live};
 	struct ovm_program program = {.image = image, .regions = regions};
 	size_t n = regions->v.n ? regions->v.n : 1;
 	uint32_t n_picks;
@@ -267,10 +288,12 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	count_samples(&sel, regions);
 	count_records(&sel, regions);
 	choose(&sel, regions);
-	n_picks = cut(&sel, share);
+	n_picks = cut(&sel, opts->share);
 	err = build_picks(&sel, &program, n_picks, false);
 	if (!err)
 		err = build_picks(&sel, &program, n_picks, true);
+	if (!err && opts->with_callees)
+		err = build_callees(&sel, &program);
 	release(&program);
 	if (err) {
 		ovm_program_fini(&program);

@@ -23,14 +23,18 @@ struct ovm_call {
 };
 typedef OVM_VEC(struct ovm_call) ovm_calls;
 
-/* Select and analyze. Regions with samples are taken hottest first until @share of the samples is
- * covered (1.0: all with samples);
- * @module NULL: every region, uniform counts. @is_live: also refuse regions that call dlsym & co.
- * (rule I7). Steps: choose -> cfg -> weights -> xrefs. Fails only for lack of memory or decoder;
- * refusals are counted. */
+struct ovm_program_opts {
+	double share;	   /* of the samples to cover; 1.0: all regions with samples */
+	bool is_live;	   /* refuse regions that call dlsym & co. too (rule I7) */
+	bool with_callees; /* take what the chosen regions call directly, too */
+};
+
+/* Select and analyze. Regions with samples are taken hottest first; @module NULL: every region,
+ * uniform counts. Steps: choose -> cfg -> weights -> xrefs. Fails only for lack of memory or
+ * decoder; refusals are counted. */
 int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		      struct ovm_regions *regions, const struct ovm_prof_module *module,
-		      double share, bool is_live, struct ovm_program *out);
+		      const struct ovm_program_opts *opts, struct ovm_program *out);
 void ovm_program_fini(struct ovm_program *program);
 
 /* Drop cfg @idx from the program and refuse its regions for @why. Indices of the other cfgs stay;

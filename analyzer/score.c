@@ -373,8 +373,8 @@ static int side_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	int err = ovm_regions_build(ctx, image, &side->regions);
 
 	if (!err)
-		err = ovm_program_build(ctx, dec, image, &side->regions, module, share, false,
-					&side->program);
+		err = ovm_program_build(ctx, dec, image, &side->regions, module,
+					&(struct ovm_program_opts){.share = share}, &side->program);
 	if (!err)
 		ovm_layout_build(ctx, &side->program, opts, &side->layout);
 	return err;

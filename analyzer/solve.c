@@ -134,13 +134,76 @@ uint64_t ovm_arcs_solve(const ovm_arcs *arcs, uint32_t n_nodes, const uint64_t *
 	return solver.clipped;
 }
 
+/* --- the profile --- */
+
+static int by_table(const void *a, const void *b)
+{
+	const struct ovm_arc *const *x = a, *const *y = b;
+	if ((*x)->dst != (*y)->dst)
+		return (*x)->dst < (*y)->dst ? -1 : 1;
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* @count jumps from @from, spread over the targets arcs[first..last) as all jumps are. */
+static void spread(const ovm_arcs *arcs, const uint64_t *counts, uint32_t first, uint32_t last,
+		   ovm_va from, uint64_t count, struct ovm_prof_module *module)
+{
+	double total = 0, sum = 0;
+	uint64_t done = 0;
+	for (uint32_t i = first; i < last; i++)
+		total += (double)counts[i];
+	for (uint32_t i = first; i < last && total > 0; i++) {
+		sum += (double)counts[i];
+		/* rounding down of the running sum keeps the whole */
+		double share = sum / total * (double)count;
+		uint64_t upto = share < (double)count ? (uint64_t)share : count;
+		if (upto > done)
+			ovm_vec_push(&module->edges,
+				     (struct ovm_prof_edge){from, arcs->v[i].to, upto - done});
+		done = upto > done ? upto : done;
+	}
+}
+
+/* Tables that jumps share: what goes in and what comes out is known, not which is which. */
+static void tables_to_profile(const ovm_arcs *arcs, const uint64_t *counts,
+			      struct ovm_prof_module *module)
+{
+	OVM_VEC(const struct ovm_arc *) jumps = {0};
+	for (uint32_t i = 0; i < arcs->n; i++)
+		if (arcs->v[i].kind == OVM_ARC_TO_TABLE && counts[i])
+			ovm_vec_push(&jumps, &arcs->v[i]);
+	if (jumps.n)
+		qsort(jumps.v, jumps.n, sizeof(*jumps.v), by_table);
+	for (uint32_t i = 0, end; jumps.n && i < arcs->n; i = end) {
+		uint32_t table = arcs->v[i].src, lo = 0, hi = jumps.n;
+		end = i + 1;
+		if (arcs->v[i].kind != OVM_ARC_FROM_TABLE)
+			continue;
+		while (end < arcs->n && arcs->v[end].kind == OVM_ARC_FROM_TABLE &&
+		       arcs->v[end].src == table)
+			end++;
+		while (lo < hi) {
+			uint32_t mid = lo + (hi - lo) / 2;
+			if (jumps.v[mid]->dst < table)
+				lo = mid + 1;
+			else
+				hi = mid;
+		}
+		for (; lo < jumps.n && jumps.v[lo]->dst == table; lo++)
+			spread(arcs, counts, i, end, jumps.v[lo]->from,
+			       counts[jumps.v[lo] - arcs->v], module);
+	}
+	ovm_vec_free(&jumps);
+}
+
 void ovm_arcs_to_profile(const ovm_arcs *arcs, const uint64_t *counts,
 			 struct ovm_prof_module *module)
 {
 	for (uint32_t i = 0; i < arcs->n; i++) {
 		const struct ovm_arc *arc = &arcs->v[i];
-		if (counts[i] && arc->to.v)
+		if (counts[i] && arc->to.v && arc->kind == OVM_ARC_PLAIN)
 			ovm_vec_push(&module->edges,
 				     (struct ovm_prof_edge){arc->from, arc->to, counts[i]});
 	}
+	tables_to_profile(arcs, counts, module);
 }

@@ -11,6 +11,7 @@
 #include "analyzer/image_private.h"
 
 #include <stdlib.h>
+#include <ctype.h>
 #include <string.h>
 
 enum { SYM = sizeof(Elf64_Sym), SHDR = sizeof(Elf64_Shdr), WALK_BACK = 32 };
@@ -239,9 +240,13 @@ static const struct {
 
 enum { N_SIGNS = sizeof(signs) / sizeof(signs[0]) };
 
-/* A stripped OCaml program keeps no symbol, but its start-up code reads this variable. */
-static bool has_text(const struct ovm_image *image, const char *text)
+/* A stripped OCaml program keeps no symbol, but its start-up code reads the variable
+ * ocamlrunparam, in capitals: not spelled so here, or this program would find itself. */
+static bool is_ocaml(const struct ovm_image *image)
 {
+	char text[] = "ocamlrunparam";
+	for (char *c = text; *c; c++)
+		*c = (char)toupper(*c);
 	for (uint32_t i = 0; i < image->segments.n; i++) {
 		const struct ovm_segment *seg = &image->segments.v[i];
 		if (!(seg->flags & PF_W) &&
@@ -270,6 +275,6 @@ void ovm_image_detect_runtimes(struct ovm_image_load *load)
 				image->runtimes |= signs[s].runtime;
 		}
 	}
-	if (has_text(image, "OCAMLRUNPARAM"))
+	if (is_ocaml(image))
 		image->runtimes |= OVM_RUNTIME_OCAML;
 }

@@ -223,11 +223,18 @@ static int prepare(struct job *job, const struct ovm_options *opts)
 
 static void summarize(const struct job *job)
 {
+	uint64_t n_flow = 0;
+	for (uint32_t i = 0; i < job->prof->modules.n; i++) {
+		const struct ovm_prof_module *m = &job->prof->modules.v[i];
+		n_flow += (uint64_t)m->branches.n + m->ranges.n + m->edges.n;
+	}
 	if (job->to != OVM_FORMAT_PROFILE)
 		ovm_summary(job->ctx, "%s: %" PRIu64 " lines", job->path, job->n_printed);
 	else
-		ovm_summary(job->ctx, "%s: %" PRIu64 " samples of %u modules", job->path,
-			    job->prof->n_samples, job->prof->modules.n);
+		ovm_summary(job->ctx,
+			    "%s: %" PRIu64 " samples, %" PRIu64
+			    " branches, runs and edges of %u modules",
+			    job->path, job->prof->n_samples, n_flow, job->prof->modules.n);
 }
 
 int ovm_cmd_convert(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)

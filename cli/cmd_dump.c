@@ -146,8 +146,9 @@ static int dump_one_cfg(struct ovm_ctx *ctx, const struct job *job, struct ovm_r
 static int dump_cfgs(struct ovm_ctx *ctx, const struct job *job, struct ovm_regions *regions)
 {
 	struct ovm_program program = {0};
-	int err = ovm_program_build(ctx, job->dec, job->image, regions, job->module,
-				    job->engine_opts.share, false, &program);
+	const struct ovm_program_opts opts = {.share = job->engine_opts.share};
+	int err =
+	    ovm_program_build(ctx, job->dec, job->image, regions, job->module, &opts, &program);
 	for (uint32_t i = 0; !err && i < program.cfgs.n; i++)
 		if (program.cfgs.v[i])
 			dump_cfg(job, program.cfgs.v[i]);

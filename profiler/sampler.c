@@ -345,6 +345,13 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 		sampler->event = ovm_strdup(opts->event ? opts->event : ovm_pmu_default_event());
 		sampler->frequency = allowed_frequency(wanted);
 		rc = open_perf(ctx, sampler, !opts->event);
+		if (rc && has_branches(sampler) && opts->branch_stack == OVM_BRANCH_STACK_AUTO) {
+			/* the probe went well, the process itself did not */
+			close_perf(sampler);
+			memset(&sampler->attr, 0, sizeof(sampler->attr));
+			sampler->branch_stack = OVM_BRANCH_STACK_OFF;
+			rc = open_perf(ctx, sampler, !opts->event);
+		}
 		if (is_forbidden(rc, sampler)) {
 			ovm_log(OVM_LOG_WARN, "%s; sampling by ptrace instead", ctx->msg);
 			close_perf(sampler);

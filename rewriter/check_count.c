@@ -12,8 +12,9 @@
  * there, and if control goes on to that one. The flags are proved dead on one line of original
  * code, without a graph: whatever branches ends the search.
  *
- *   dead    all five are written, or a call, return or system call comes (they pass no flags)
- *   live    one is read first; a conditional or indirect branch; the line is too long
+ *   dead    all five are written; a call, a tail call through one slot (jmp *x(%rip)), a return or
+ * a system call comes (they pass no flags) live    one is read first; a conditional or any other
+ * indirect branch; the line is too long
  *
  * An exit is there to be overwritten with a jump to where its call returns in the original, so it
  * must be one instruction of five bytes right behind the call, and no state but that.
@@ -78,9 +79,10 @@ static enum fate step(const struct ovm_check_insn *insn, const struct ovm_check_
 	case OVM_INSN_RET:
 	case OVM_INSN_SYSCALL:
 		return DEAD;
+	case OVM_INSN_JMP_IND: /* through one fixed slot: a tail call */
+		return insn->is_rip ? DEAD : LIVE;
 	case OVM_INSN_JCC:
 	case OVM_INSN_JCXZ:
-	case OVM_INSN_JMP_IND:
 	case OVM_INSN_REFUSE:
 		return LIVE;
 	case OVM_INSN_JMP:

@@ -260,6 +260,20 @@ static void end_run(struct writer *w, uint32_t end)
 	fde->size = map[end - 1].off + map[end - 1].new_len - fde->off;
 }
 
+/* Does the entry belong to the run of @region before it? Jumps of ours, and the way out behind a
+ * call that ends its region, have the row of what is before them; a counter has the row of what
+ * follows. */
+static bool joins(const struct writer *w, uint32_t region, const struct ovm_map_entry *entry)
+{
+	if (region == OVM_NONE)
+		return false;
+	if (region_has(w, region, entry->old) || (entry->flags & OVM_MAP_EXIT))
+		return true;
+	if (entry->flags & OVM_MAP_COUNT)
+		return ovm_region_find(w->program->regions, entry->old) == OVM_NONE;
+	return (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_SYNTH;
+}
+
 static bool find_runs(struct writer *w)
 {
 	const struct ovm_map *map = &w->overlay->map;
@@ -267,15 +281,13 @@ static bool find_runs(struct writer *w)
 	for (uint32_t i = 0; i < map->v.n; i++) {
 		const struct ovm_map_entry *entry = &map->v.v[i];
 		bool gap = entry->off != at;
-		bool jump =
-		    (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH | OVM_MAP_COUNT)) == OVM_MAP_SYNTH;
 		bool filler = (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_PAD;
 		at = entry->off + entry->new_len;
 		if (gap) {
 			end_run(w, i);
 			region = OVM_NONE;
 		}
-		if (filler || (region != OVM_NONE && (jump || region_has(w, region, entry->old))))
+		if (filler || joins(w, region, entry))
 			continue;
 		end_run(w, i);
 		region = ovm_region_find(w->program->regions, entry->old);

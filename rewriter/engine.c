@@ -81,6 +81,19 @@ static void drop_all(struct ovm_ctx *ctx, struct ovm_program *program, enum ovm_
 			ovm_program_drop(ctx, program, c, why);
 }
 
+/* The cfg whose edge to @va is counted, OVM_NONE: that is who put a counter where it cannot stand.
+ */
+static uint32_t counting_cfg(const struct ovm_engine *engine, ovm_va va)
+{
+	for (uint32_t i = 0; i < engine->probes.v.n; i++) {
+		const struct ovm_probe *probe = &engine->probes.v.v[i];
+		const struct ovm_cfg *cfg = engine->program.cfgs.v[probe->cfg];
+		if (probe->kind == OVM_PROBE_EDGE && cfg->edges[probe->edge].to.v == va.v)
+			return probe->cfg;
+	}
+	return OVM_NONE;
+}
+
 /* The cfg that contains the original address @va, OVM_NONE. */
 static uint32_t cfg_at(const struct ovm_engine *engine, ovm_va va)
 {
@@ -142,6 +155,15 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 	return rc;
 }
 
+static uint32_t bad_cfg_of(const struct ovm_engine *engine, const struct ovm_check_result *result)
+{
+	const struct ovm_map_entry *entry = ovm_map_new(&engine->overlay.map, result->bad_off);
+	uint32_t cfg = entry && (entry->flags & OVM_MAP_COUNT)
+			   ? counting_cfg(engine, result->bad_old)
+			   : OVM_NONE;
+	return cfg == OVM_NONE ? cfg_at(engine, result->bad_old) : cfg;
+}
+
 static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_cfg)
 {
 	struct ovm_check_result result = {0};
@@ -149,7 +171,7 @@ static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_c
 	lap_ms(&watch);
 	int rc = ovm_check(ctx, engine->image, &engine->regions, &engine->overlay, &result);
 	if (rc == OVM_REFUSED) {
-		*bad_cfg = cfg_at(engine, result.bad_old);
+		*bad_cfg = bad_cfg_of(engine, &result);
 		engine->stats.n_dropped_by_checker++;
 		ovm_log(OVM_LOG_INFO, "check: 0x%llx, overlay +0x%x: %s",
 			(unsigned long long)result.bad_old.v, result.bad_off, result.reason);
@@ -210,9 +232,10 @@ static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		return rc;
 	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
 	refuse_skipped(ctx, opts, &engine->regions);
+	const struct ovm_program_opts program_opts = {
+	    .share = opts->share, .is_live = opts->is_live, .with_callees = opts->is_counting};
 	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
-			       opts->uniform ? NULL : module, opts->share, opts->is_live,
-			       &engine->program);
+			       opts->uniform ? NULL : module, &program_opts, &engine->program);
 	if (rc)
 		return rc;
 	engine->stats.n_selected = count_selected(&engine->program);

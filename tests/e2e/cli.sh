@@ -38,7 +38,7 @@ prints '^Usage: optvm COMMAND' --help
 prints '^Usage: optvm COMMAND' help
 prints '^\.TH OPTVM 1' help --man
 prints '^complete .*optvm$' help --completion bash
-for command in run record rewrite merge report dump doctor help; do
+for command in run record rewrite merge convert report dump doctor help; do
 	prints "^Usage: optvm $command" "$command" --help
 	[ "$(head -n 1 stdout)" = Examples: ] || fail "$command --help does not begin with examples"
 	awk 'length > 79 {exit 1}' stdout || fail "$command --help is wider than 80 columns"

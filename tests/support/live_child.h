@@ -17,6 +17,8 @@ struct live_shared {
 	volatile int ready;
 };
 
+#ifndef __cplusplus
+
 static inline struct live_shared *live_shared_new(void)
 {
 	return mmap(NULL, sizeof(struct live_shared), PROT_READ | PROT_WRITE,
@@ -82,5 +84,7 @@ static inline int live_end(struct live_shared *shared, pid_t pid)
 	munmap(shared, sizeof(*shared));
 	return status;
 }
+
+#endif /* C only: the tool's side */
 
 #endif

@@ -575,7 +575,7 @@ static void test_refused(void **state)
 	ovm_buf_u64(&data, 1);
 	end(&data, at);
 	make_file(&file, &CLOCK, 1, &data, NULL);
-	expect_refused(file.v, file.n, "offset 256: a record that makes no sense");
+	expect_refused(file.v, file.n, "offset 240: a record that makes no sense");
 	ovm_buf_free(&file);
 	ovm_buf_free(&data);
 	assert_int_equal(ovm_perfdata_load(&ctx, "/no/such/file", &prof), OVM_E_IO);

@@ -57,6 +57,9 @@ static void fill(struct ovm_prof_module *m)
 		ovm_vec_push(&m->ranges, (struct ovm_prof_range){ovm_va_of(rng(5)),
 								 ovm_va_of(rng(5)), count()});
 	for (uint64_t i = rng(30); i--;)
+		ovm_vec_push(&m->blocks,
+			     (struct ovm_prof_block){ovm_va_of(rng(16)), rng(9), count()});
+	for (uint64_t i = rng(30); i--;)
 		ovm_vec_push(&m->edges,
 			     (struct ovm_prof_edge){ovm_va_of(rng(5)), ovm_va_of(rng(5)), count()});
 	for (uint64_t i = rng(6); i--;) {

@@ -31,6 +31,21 @@ static const char sample_text[] = "optvm-profile 1\n"
 				  "module 01 -\n"
 				  "end 17\n";
 
+static const char blocks_text[] = "optvm-profile 2\n"
+				  "event -\n"
+				  "source -\n"
+				  "frequency 0\n"
+				  "samples 0\n"
+				  "lost 0\n"
+				  "unmapped 0\n"
+				  "processes 0\n"
+				  "module 00ff a\n"
+				  "r 1000 1180 9f2c66e01b2d4a55 main\n"
+				  "h 1000 1c ffffffffffffffff\n"
+				  "h ffffffffffffffff ffffffffffffffff 0\n"
+				  "s 1012 17\n"
+				  "end 13\n";
+
 static char *print(const struct ovm_profile *prof)
 {
 	char *text = NULL;
@@ -76,6 +91,9 @@ static void test_round_trip(void **state)
 	assert_int_equal(parse(sample_text, strlen(sample_text), &printed, NULL), 0);
 	assert_string_equal(printed, sample_text);
 	free(printed);
+	assert_int_equal(parse(blocks_text, strlen(blocks_text), &printed, NULL), 0);
+	assert_string_equal(printed, blocks_text);
+	free(printed);
 }
 
 static void test_every_byte_in_a_name(void **state)
@@ -109,6 +127,8 @@ static void test_every_truncation(void **state)
 	(void)state;
 	for (size_t len = 0; len < strlen(sample_text); len++)
 		assert_int_equal(parse(sample_text, len, NULL, NULL), OVM_E_FORMAT);
+	for (size_t len = 0; len < strlen(blocks_text); len++)
+		assert_int_equal(parse(blocks_text, len, NULL, NULL), OVM_E_FORMAT);
 }
 
 static void test_damage(void **state)
@@ -116,7 +136,7 @@ static void test_damage(void **state)
 	(void)state;
 #define HEAD "optvm-profile 1\nevent x\n"
 	assert_bad("", "not a profile");
-	assert_bad("optvm-profile 2\nend 1\n", "not a profile");
+	assert_bad("optvm-profile 3\nend 1\n", "not a profile");
 	assert_bad("\x7f"
 		   "ELF",
 		   "not a profile");
@@ -137,6 +157,8 @@ static void test_damage(void **state)
 	assert_bad(HEAD "module a b\ns 1 -1\nend 4\n", "line 4: malformed");
 	assert_bad(HEAD "module a b\ns 1 18446744073709551616\nend 4\n", "line 4: malformed");
 	assert_bad(HEAD "module a b\ns 10000000000000000 1\nend 4\n", "line 4: malformed");
+	assert_bad(HEAD "module a b\nh 1 1\nend 4\n", "line 4: malformed");
+	assert_bad(HEAD "module a b\nh 1 1 -\nend 4\n", "line 4: malformed");
 	assert_bad(HEAD "module a b\\x00c\nend 3\n", "line 3: malformed");
 	assert_bad(HEAD "module a b\\x\nend 3\n", "line 3: malformed");
 	assert_bad(HEAD "module a b\tc\nend 3\n", "line 3: malformed");

@@ -148,6 +148,39 @@ static void test_unknown(void **state)
 	assert_int_equal(counts[3], 9);
 }
 
+/* Two jumps through one table: 1 and 2 -> table 3 -> 4 and 5. */
+static void test_shared_table(void **state)
+{
+	static const uint64_t want[][3] = {
+	    {0x108, 0x400, 7}, {0x108, 0x500, 3}, {0x208, 0x400, 14}, {0x208, 0x500, 6}};
+	struct ovm_prof_module module = {0};
+	(void)state;
+	arcs.n = 0;
+	arc(0, 1, UNKNOWN);
+	arc(0, 2, 0);
+	arc(1, 3, UNKNOWN);
+	arc(3, 4, 1);
+	arc(3, 5, UNKNOWN);
+	arc(2, 3, UNKNOWN);
+	arc(4, 0, UNKNOWN);
+	arc(5, 0, 2);
+	for (uint32_t i = 2; i <= 5; i++)
+		arcs.v[i].kind = i == 3 || i == 4 ? OVM_ARC_FROM_TABLE : OVM_ARC_TO_TABLE;
+	assert_int_equal(ovm_arcs_solve(&arcs, 6, (uint64_t[]){20, 21, 9}, counts), 0);
+	assert_int_equal(counts[2], 10);
+	ovm_arcs_to_profile(&arcs, counts, &module);
+	assert_int_equal(module.edges.n, 6); /* two entries */
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(module.edges.v[2 + i].from.v, want[i][0]);
+		assert_int_equal(module.edges.v[2 + i].to.v, want[i][1]);
+		assert_int_equal(module.edges.v[2 + i].count, want[i][2]);
+	}
+	module.edges.n = 0; /* nothing came out: nothing is said */
+	ovm_arcs_to_profile(&arcs, (uint64_t[]){0, 0, 5, 0, 0, 0, 0, 0}, &module);
+	assert_int_equal(module.edges.n, 0);
+	ovm_vec_free(&module.edges);
+}
+
 /* --- random graphs --- */
 
 static uint64_t next_random(void)
@@ -241,7 +274,8 @@ int main(void)
 	    cmocka_unit_test(test_none),    cmocka_unit_test(test_one_block),
 	    cmocka_unit_test(test_diamond), cmocka_unit_test(test_clipped),
 	    cmocka_unit_test(test_limits),  cmocka_unit_test(test_self_loop),
-	    cmocka_unit_test(test_unknown), cmocka_unit_test(test_random),
+	    cmocka_unit_test(test_unknown), cmocka_unit_test(test_shared_table),
+	    cmocka_unit_test(test_random),
 	};
 	return cmocka_run_group_tests(tests, NULL, teardown);
 }
