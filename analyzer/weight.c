@@ -170,30 +170,26 @@ static uint32_t attach_ranges(struct ovm_cfg *cfg, const struct ovm_prof_module 
 	return n;
 }
 
-/* Exact counts of arrivals from outside, edges from 0. @in: [n_blocks], added to. */
-static uint32_t attach_entries(const struct ovm_cfg *cfg, const struct ovm_prof_module *module,
-			       uint64_t *in)
-{
-	uint32_t n = 0, end;
-
-	LOWER_BOUND(&module->edges, from, 1, end);
-	ovm_cfg_foreach_bb (cfg, bb) {
-		uint32_t lo = 0, hi = end;
-
-		while (lo < hi) {
-			uint32_t mid = lo + (hi - lo) / 2;
-			if (module->edges.v[mid].to.v < cfg->blocks[bb].lo.v)
-				lo = mid + 1;
-			else
-				hi = mid;
-		}
-		if (lo == end || module->edges.v[lo].to.v != cfg->blocks[bb].lo.v)
-			continue;
-		in[bb] = clamp_count(module->edges.v[lo].count);
-		n++;
-	}
-	return n;
-}
+/* Arrivals from outside, records from 0, of a sorted list. */
+#define ATTACH_ENTRIES(cfg, list, in, n)                                                           \
+	do {                                                                                       \
+		uint32_t end_;                                                                     \
+		LOWER_BOUND(list, from, 1, end_);                                                  \
+		for (uint32_t bb_ = 0; end_ && bb_ < (cfg)->n_blocks; bb_++) {                     \
+			uint32_t a_ = 0, b_ = end_;                                                \
+			while (a_ < b_) {                                                          \
+				uint32_t mid_ = a_ + (b_ - a_) / 2;                                \
+				if ((list)->v[mid_].to.v < (cfg)->blocks[bb_].lo.v)                \
+					a_ = mid_ + 1;                                             \
+				else                                                               \
+					b_ = mid_;                                                 \
+			}                                                                          \
+			if (a_ < end_ && (list)->v[a_].to.v == (cfg)->blocks[bb_].lo.v) {          \
+				(in)[bb_] = clamp_count((list)->v[a_].count);                      \
+				(n)++;                                                             \
+			}                                                                          \
+		}                                                                                  \
+	} while (0)
 
 /* Block counts from edge counts: whatever is larger of what comes in and what goes out. @in: what
  * comes in from outside; used up. */
@@ -245,11 +241,13 @@ void ovm_weight_attach(struct ovm_ctx *ctx, struct ovm_cfg *cfg,
 	attach_samples(cfg, module);
 	if (module->edges.n) {
 		n_edges = attach_edges(cfg, module);
-		n_entries = attach_entries(cfg, module, in);
+		ATTACH_ENTRIES(cfg, &module->edges, in, n_entries);
 	}
 	cfg->is_exact = n_edges || (n_entries && !cfg->n_edges);
-	if (!n_edges && (module->branches.n || module->ranges.n))
+	if (!n_edges && !n_entries && (module->branches.n || module->ranges.n)) {
 		n_edges = attach_branches(cfg, module) + attach_ranges(cfg, module);
+		ATTACH_ENTRIES(cfg, &module->branches, in, n_edges);
+	}
 	if (n_edges || cfg->is_exact) {
 		blocks_from_edges(cfg, in);
 		ovm_infer_repair(cfg);

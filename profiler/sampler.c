@@ -517,6 +517,12 @@ void ovm_sampler_stop(struct ovm_sampler *sampler)
 	sampler->is_stopped = true;
 }
 
+pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,
+			  bool (*is_wanted)(void *arg, pid_t pid), void *arg)
+{
+	return ovm_tally_busiest(&sampler->tally, is_wanted, arg);
+}
+
 void ovm_sampler_close(struct ovm_sampler *sampler)
 {
 	if (!sampler)

@@ -50,6 +50,10 @@ struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler);
  * early when the process ends. */
 bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus);
 
+/* The process seen most often so far for which @is_wanted(arg, pid) is true, 0 if there is none. */
+pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,
+			  bool (*is_wanted)(void *arg, pid_t pid), void *arg);
+
 /* Disable the events (a ptrace sampler lets go of every thread). Draining still works and then
  * holds nothing back. */
 void ovm_sampler_stop(struct ovm_sampler *sampler);

@@ -48,8 +48,32 @@ static void count(struct ovm_tally_module *module, ovm_va va)
 	module->count[at]++;
 }
 
+/* The newest processes are the busy ones. */
+static void count_process(struct ovm_tally *tally, pid_t pid)
+{
+	for (uint32_t i = tally->processes.n; i-- > 0;) {
+		if (tally->processes.v[i].pid == pid) {
+			tally->processes.v[i].n_samples++;
+			return;
+		}
+	}
+	ovm_vec_push(&tally->processes, ((struct ovm_tally_process){pid, 1}));
+}
+
+pid_t ovm_tally_busiest(const struct ovm_tally *tally, bool (*is_wanted)(void *arg, pid_t pid),
+			void *arg)
+{
+	struct ovm_tally_process best = {0, 0};
+	for (uint32_t i = 0; i < tally->processes.n; i++)
+		if (tally->processes.v[i].n_samples > best.n_samples &&
+		    is_wanted(arg, tally->processes.v[i].pid))
+			best = tally->processes.v[i];
+	return best.pid;
+}
+
 bool ovm_tally_add(struct ovm_tally *tally, pid_t pid, ovm_rta rta)
 {
+	count_process(tally, pid);
 	ovm_va va;
 	uint32_t module = ovm_procmap_resolve(tally->map, pid, rta, &va);
 	tally->n_samples++;
@@ -115,6 +139,7 @@ void ovm_tally_init(struct ovm_tally *tally)
 
 void ovm_tally_fini(struct ovm_tally *tally)
 {
+	ovm_vec_free(&tally->processes);
 	for (uint32_t i = 0; i < tally->modules.n; i++) {
 		free(tally->modules.v[i].va);
 		free(tally->modules.v[i].count);

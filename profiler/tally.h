@@ -12,8 +12,14 @@ struct ovm_tally_module { /* open addressing */
 	uint32_t n, cap;  /* cap: 0 or a power of two */
 };
 
+struct ovm_tally_process {
+	pid_t pid;
+	uint64_t n_samples;
+};
+
 struct ovm_tally {
-	struct ovm_procmap *map; /* owned; the sampler feeds it */
+	struct ovm_procmap *map;		     /* owned; the sampler feeds it */
+	OVM_VEC(struct ovm_tally_process) processes; /* in order of appearance */
 	uint64_t n_samples, n_lost, n_unmapped;
 	OVM_VEC(struct ovm_tally_module) modules; /* indices of ovm_procmap */
 	struct ovm_lbr lbr; /* feed it with ovm_lbr_add(&tally->lbr, tally->map, ...) */
@@ -24,6 +30,10 @@ void ovm_tally_fini(struct ovm_tally *tally); /* accepts zeroed */
 
 /* One sample: process @pid was seen at @rta. False if no module claims it. */
 bool ovm_tally_add(struct ovm_tally *tally, pid_t pid, ovm_rta rta);
+
+/* The process with most samples for which @is_wanted(arg, pid) is true, 0 if there is none. */
+pid_t ovm_tally_busiest(const struct ovm_tally *tally, bool (*is_wanted)(void *arg, pid_t pid),
+			void *arg);
 
 /* A new normalized profile of everything counted so far. Caller frees with ovm_profile_free. */
 struct ovm_profile *ovm_tally_profile(const struct ovm_tally *tally, const char *event,

@@ -10,9 +10,9 @@
  * newer half of what it counted looks like the older half (their distributions differ by little in
  * total variation), or the hottest counter is high and the window is not too young.
  *
- * Only regions with samples are instrumented, and regions that instrumented ones were seen to call.
- * As the run goes on others become hot: further generations are built for them and armed together
- * with the first.
+ * Regions with samples are instrumented, and what they call. The first window shows which calls
+ * lead further, so a second generation follows it at once; as the run goes on others become hot,
+ * and more are built, ever more seldom. All are armed together.
  *
  * Limit: one process. Its children count in the same memory while they run instrumented code.
  */
@@ -306,9 +306,9 @@ static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 		give_up(c, ctx->msg);
 	else
 		ovm_log(OVM_LOG_INFO, "no further generation: %s", ctx->msg);
-	c->next_build_cpu = rc == 0 && c->n_builds < MAX_GENERATIONS
-				? c->last_cpu * OVM_RT_COUNT_GROWTH
-				: UINT64_MAX;
+	c->next_build_cpu = c->n_builds == 1 ? c->last_cpu : c->last_cpu * OVM_RT_COUNT_GROWTH;
+	if (c->n_builds >= MAX_GENERATIONS)
+		c->next_build_cpu = UINT64_MAX;
 	ovm_built_fini(&built);
 }
 
@@ -334,7 +334,7 @@ void ovm_counting_step(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_s
 	if (c->builder.pid) {
 		if (is_build_over(c))
 			fetch_build(ctx, c);
-	} else if (cpu_ms >= c->next_build_cpu) {
+	} else if (cpu_ms >= c->next_build_cpu && c->n_builds <= c->stats.n_windows) {
 		start_build(ctx, c, sampler);
 	}
 	if (c->phase == PHASE_RESTING && now >= c->next_window_at)

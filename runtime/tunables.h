@@ -19,7 +19,7 @@ enum {
 	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
 	 * in 2 s is 2 % with its pauses */
 	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */
-	OVM_RT_COUNT_GROWTH = 3,     /* further ones at 3, 9, 27 times that */
+	OVM_RT_COUNT_GROWTH = 2,     /* further ones after twice as much each */
 	OVM_RT_COUNT_STEP_MS = 5,
 	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
 	OVM_RT_WINDOW_MIN_MS = 35,
@@ -34,7 +34,7 @@ enum {
 	OVM_RT_MAX_PAUSE_MS =
 	    100, /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
 	OVM_RT_STACK_SCAN = 8 << 20, /* bytes of each stack to look for returns into copies; 8 MiB
-				      take 3 ms */
+				      take 5 ms */
 	OVM_RT_STOP_ATTEMPTS = 5,
 	OVM_RT_RETRY_MS = 200,	   /* after an attempt that did not stop everybody (vfork, disk) */
 	OVM_RT_PENDING_MS = 3000,  /* a thread that does not report at all: no more attempts */

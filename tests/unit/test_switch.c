@@ -298,9 +298,9 @@ static void test_forks(void **state)
 	end(&s);
 }
 
-/* Somebody else's bytes over one of our jumps: left alone, reported, repaired when they are gone.
+/* What a builder reads while jumps are in place, with a breakpoint over one of them: the original.
  */
-static void test_foreign_bytes(void **state)
+static void test_unpatch(void **state)
 {
 	(void)state;
 	struct scene s;
@@ -382,9 +382,9 @@ static void test_countmem(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_countmem),	  cmocka_unit_test(test_rounds),
-	    cmocka_unit_test(test_exits),	  cmocka_unit_test(test_forks),
-	    cmocka_unit_test(test_foreign_bytes), cmocka_unit_test(test_no_counters),
+	    cmocka_unit_test(test_countmem), cmocka_unit_test(test_rounds),
+	    cmocka_unit_test(test_exits),    cmocka_unit_test(test_forks),
+	    cmocka_unit_test(test_unpatch),  cmocka_unit_test(test_no_counters),
 	};
 	ovm_log_setup(getenv("OVM_LOG"));
 	program = argc > 1 ? argv[1] : NULL;
