@@ -223,13 +223,13 @@ static int build_picks(struct selection *sel, struct ovm_program *program, uint3
 	return err;
 }
 
-/* What the chosen graphs call, one step. */
-static int build_callees(struct selection *sel, struct ovm_program *program)
+/* What the graphs from @first on call directly. */
+static int build_callees(struct selection *sel, struct ovm_program *program, uint32_t first)
 {
 	uint32_t n = program->cfgs.n;
 	int err = 0;
 
-	for (uint32_t c = 0; c < n && !err; c++) {
+	for (uint32_t c = first; c < n && !err; c++) {
 		for (uint32_t i = 0; i < program->cfgs.v[c]->n_insns && !err; i++) {
 			const struct ovm_insn *insn = &program->cfgs.v[c]->insns[i];
 			uint32_t r = insn->kind == OVM_INSN_CALL
@@ -292,8 +292,11 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	err = build_picks(&sel, &program, n_picks, false);
 	if (!err)
 		err = build_picks(&sel, &program, n_picks, true);
-	if (!err && opts->with_callees)
-		err = build_callees(&sel, &program);
+	for (uint32_t step = 0, first = 0; !err && step < opts->callee_steps; step++) {
+		uint32_t n_known = program.cfgs.n;
+		err = build_callees(&sel, &program, first);
+		first = n_known;
+	}
 	release(&program);
 	if (err) {
 		ovm_program_fini(&program);

@@ -26,7 +26,7 @@ typedef OVM_VEC(struct ovm_call) ovm_calls;
 struct ovm_program_opts {
 	double share;	   /* of the samples to cover; 1.0: all regions with samples */
 	bool is_live;	   /* refuse regions that call dlsym & co. too (rule I7) */
-	bool with_callees; /* take what the chosen regions call directly, too */
+	uint32_t callee_steps; /* take what the chosen regions call, and what that calls, so far */
 };
 
 /* Select and analyze. Regions with samples are taken hottest first; @module NULL: every region,

@@ -18,7 +18,11 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { MAX_ROUNDS = 64 };
+enum {
+	MAX_ROUNDS = 64,
+	CALLEE_STEPS =
+	    2, /* from sampled regions: what runs there is instrumented before a sample finds it */
+};
 
 struct stopwatch {
 	struct timespec last;
@@ -232,8 +236,10 @@ static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		return rc;
 	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
 	refuse_skipped(ctx, opts, &engine->regions);
-	const struct ovm_program_opts program_opts = {
-	    .share = opts->share, .is_live = opts->is_live, .with_callees = opts->is_counting};
+	const struct ovm_program_opts program_opts = {.share = opts->share,
+						      .is_live = opts->is_live,
+						      .callee_steps =
+							  opts->is_counting ? CALLEE_STEPS : 0};
 	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
 			       opts->uniform ? NULL : module, &program_opts, &engine->program);
 	if (rc)

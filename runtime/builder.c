@@ -62,7 +62,7 @@ static void find_hook(struct ovm_ctx *ctx, struct work *work)
 		return;
 	}
 	int rc = ovm_unwindhook_find(ctx, work->dec, work->tracee, &work->map, &work->hook);
-	if (rc == 0)
+	if (rc == 0 && !work->hook.is_installed)
 		rc = ovm_codemem_place(ctx, &work->map, work->hook.module, OVM_UNWINDHOOK_SIZE,
 				       &work->hook.page);
 	work->is_hooked = rc == 0;

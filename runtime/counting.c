@@ -1,12 +1,13 @@
 /* When to count, and for how long.
  *
  *   cpu time  0 ------- 0.7 s ------------------------------------------------------> end
- *             sample    build   [arm]  rest       [arm]  rest        [arm]   rest
- *                               80 ms  2 s        80 ms  2 s         80 ms
+ *             sample    build   [arm]  rest   [arm]  rest        [arm]      rest
+ *                               80 ms         80 ms  2 s         80 ms
  *                                      build more: what has become hot since
  *
- * One window says what runs now; programs have phases, so windows are short and spread. Between
- * them the process runs its original code. A window ends early when it has learned enough: when the
+ * One window says what runs now; programs have phases, so windows are short and spread: a share of
+ * the time, and some more in the beginning, when least is known. Between them the process runs its
+ * original code. A window ends early when it has learned enough: when the
  * newer half of what it counted looks like the older half (their distributions differ by little in
  * total variation), or the hottest counter is high and the window is not too young.
  *
@@ -28,7 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_GENERATIONS = 6 };
+enum { MAX_GENERATIONS = 8 };
 
 enum phase {
 	PHASE_SAMPLING, /* too little is known */
@@ -53,7 +54,7 @@ struct ovm_counting {
 	struct ovm_counted counted;
 	uint64_t next_build_cpu, last_cpu; /* ms */
 	uint32_t n_builds;
-	double armed_at, next_window_at, next_look; /* ms */
+	double started_at, armed_at, next_window_at, next_look; /* ms */
 	uint64_t *older, *newest; /* counters when the window opened, and at its last look */
 	uint64_t n_counters;
 };
@@ -67,6 +68,7 @@ struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 	c->opts.targets.is_counting = true;
 	c->opts.targets.counted = &c->counted;
 	c->next_build_cpu = OVM_RT_COUNT_AFTER_MS;
+	c->started_at = ovm_now_ms();
 	return c;
 }
 
@@ -194,6 +196,14 @@ static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
 	memcpy(c->newest, c->older, c->n_counters * sizeof(*c->older));
 }
 
+/* How long not to count: until the time armed is within the budget again. */
+static double rest_ms(const struct ovm_counting *c, double now)
+{
+	double spent = c->stats.armed_ms - OVM_RT_WINDOW_FREE_MS;
+	double rest = spent * 100 / OVM_RT_WINDOW_PERCENT - (now - c->started_at);
+	return rest > OVM_RT_WINDOW_REST_MS ? rest : OVM_RT_WINDOW_REST_MS;
+}
+
 static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 {
 	struct ovm_forks_result forks = {0};
@@ -207,8 +217,7 @@ static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 	double armed_ms = now - c->armed_at;
 	c->stats.armed_ms += armed_ms;
 	ovm_forks_follow(ctx, c->set, (int)c->opts.max_pause_ms, OVM_RT_FORKS_MS, &forks);
-	double rest = armed_ms * OVM_RT_WINDOW_DUTY;
-	c->next_window_at = now + (rest > OVM_RT_WINDOW_REST_MS ? rest : OVM_RT_WINDOW_REST_MS);
+	c->next_window_at = now + rest_ms(c, now);
 	c->phase = c->opts.n_windows && c->stats.n_windows >= c->opts.n_windows ? PHASE_DONE
 										: PHASE_RESTING;
 }
@@ -306,7 +315,7 @@ static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 		give_up(c, ctx->msg);
 	else
 		ovm_log(OVM_LOG_INFO, "no further generation: %s", ctx->msg);
-	c->next_build_cpu = c->n_builds == 1 ? c->last_cpu : c->last_cpu * OVM_RT_COUNT_GROWTH;
+	c->next_build_cpu = c->last_cpu * OVM_RT_COUNT_GROWTH / 100;
 	if (c->n_builds >= MAX_GENERATIONS)
 		c->next_build_cpu = UINT64_MAX;
 	ovm_built_fini(&built);

@@ -19,14 +19,15 @@ enum {
 	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
 	 * in 2 s is 2 % with its pauses */
 	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */
-	OVM_RT_COUNT_GROWTH = 2,     /* further ones after twice as much each */
+	OVM_RT_COUNT_GROWTH = 140,   /* percent of the time until one is there, then the next */
 	OVM_RT_COUNT_STEP_MS = 5,
 	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
 	OVM_RT_WINDOW_MIN_MS = 35,
 	OVM_RT_WINDOW_SHORT_MS = 75, /* several windows: no longer than this */
 	OVM_RT_WINDOW_MS = 500,	     /* a single one */
-	OVM_RT_WINDOW_REST_MS = 2000,
-	OVM_RT_WINDOW_DUTY = 25, /* rest at least that many times as long as the window was */
+	OVM_RT_WINDOW_REST_MS = 300, /* at least */
+	OVM_RT_WINDOW_FREE_MS = 250, /* armed in the beginning, and then */
+	OVM_RT_WINDOW_PERCENT = 3,   /* of the time */
 	OVM_RT_WINDOW_HOTTEST = 1000000,
 	OVM_RT_FORKS_MS = 2000,
 	OVM_RT_COUNTERS_SHARE = 2, /* counters get half as much room as code; they need a fifth */
