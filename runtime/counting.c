@@ -46,6 +46,7 @@ struct instrumented { /* one generation that counts */
 struct ovm_counting {
 	struct ovm_generations *set;
 	struct ovm_counting_opts opts;
+	const struct ovm_profile *before; /* borrowed; or NULL */
 	struct ovm_counting_stats stats;
 	enum phase phase;
 	struct ovm_builder builder; /* pid 0: none at work */
@@ -60,14 +61,16 @@ struct ovm_counting {
 };
 
 struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
-				      const struct ovm_counting_opts *opts)
+				      const struct ovm_counting_opts *opts,
+				      const struct ovm_profile *before)
 {
 	struct ovm_counting *c = ovm_alloc(sizeof(*c));
 	*c = (struct ovm_counting){.set = set, .opts = *opts};
 	c->builder = (struct ovm_builder){.fd = -1, .watch_fd = -1};
 	c->opts.targets.is_counting = true;
 	c->opts.targets.counted = &c->counted;
-	c->next_build_cpu = OVM_RT_COUNT_AFTER_MS;
+	c->before = before;
+	c->next_build_cpu = before ? 0 : OVM_RT_COUNT_AFTER_MS;
 	c->started_at = ovm_now_ms();
 	return c;
 }
@@ -255,6 +258,8 @@ static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_
 	ovm_profile_free(c->known);
 	c->known = ovm_profile_new();
 	ovm_profile_merge(c->known, samples);
+	if (c->before)
+		ovm_profile_merge(c->known, c->before);
 	ovm_counting_profile(c, c->known);
 	if (ovm_builder_start(ctx, c->set, c->known, &c->opts.targets, &c->builder))
 		give_up(c, ctx->msg);
@@ -268,7 +273,7 @@ static void remember_counted(struct ovm_counting *c, const struct ovm_built *bui
 			if (!arc->from.v)
 				ovm_vec_push(&c->counted.v,
 					     ((struct ovm_counted_region){
-						 built->modules.v[m].module, arc->to}));
+						 built->modules.v[m].module->lo, arc->to}));
 		}
 }
 
@@ -384,7 +389,7 @@ static ovm_va *counted_in(const struct ovm_counting *c, const struct ovm_live_mo
 	ovm_va *list = ovm_alloc_array(c->counted.v.n, sizeof(*list));
 	*n = 0;
 	for (uint32_t i = 0; i < c->counted.v.n; i++)
-		if (c->counted.v.v[i].module == module)
+		if (c->counted.v.v[i].module.v == module->lo.v)
 			list[(*n)++] = c->counted.v.v[i].lo;
 	qsort(list, *n, sizeof(*list), by_va);
 	return list;

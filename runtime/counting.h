@@ -21,10 +21,12 @@ struct ovm_counting_stats {
 
 struct ovm_counting;
 
-/* @set: of the process to count in; borrowed, as are its tracee and map. Nothing happens until the
- * first step. */
+/* @set: of the process to count in; borrowed, as are its tracee and map. @before: what was counted in
+ * other processes, so that copies of the same code are made at once; borrowed, NULL: nothing. Nothing
+ * happens until the first step. */
 struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
-				      const struct ovm_counting_opts *opts);
+				      const struct ovm_counting_opts *opts,
+				      const struct ovm_profile *before);
 void ovm_counting_free(struct ovm_counting *counting); /* accepts NULL; disarm first */
 
 /* Do what is due: start or fetch a build, open or close a window. To be called every few

@@ -83,7 +83,8 @@ static bool is_wanted(void *arg, pid_t pid)
 	for (uint32_t i = 0; i < rec->tried.n; i++)
 		if (rec->tried.v[i] == pid)
 			return false;
-	return ovm_cpu_time_ms(pid) >= OVM_RT_COUNT_AFTER_MS;
+	/* one that runs what an earlier one ran can be counted from its beginning */
+	return ovm_cpu_time_ms(pid) >= (rec->done ? OVM_RT_COUNT_NEXT_MS : OVM_RT_COUNT_AFTER_MS);
 }
 
 static void begin(struct ovm_countrec *rec, pid_t pid)
@@ -103,7 +104,7 @@ static void begin(struct ovm_countrec *rec, pid_t pid)
 	ovm_log(OVM_LOG_INFO, "counting in process %d", (int)pid);
 	ovm_livemap_modules(&rec->map, pid);
 	ovm_generations_init(&rec->set, &rec->tracee, &rec->map);
-	rec->counting = ovm_counting_new(&rec->set, &rec->opts);
+	rec->counting = ovm_counting_new(&rec->set, &rec->opts, rec->done);
 }
 
 /* Keep what was counted, under the modules that @samples knows. */

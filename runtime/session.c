@@ -168,7 +168,7 @@ static void count(struct ovm_ctx *ctx, struct session *s)
 	    .max_pause_ms = or_default(s->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS),
 	    .n_windows = 1,
 	};
-	struct ovm_counting *counting = ovm_counting_new(&s->set, &opts);
+	struct ovm_counting *counting = ovm_counting_new(&s->set, &opts, NULL);
 	while (!ovm_counting_is_done(counting) && !check_ended(s)) {
 		if (ovm_sampler_drain(ctx, s->sampler, ovm_counting_patience(counting)))
 			break;

@@ -119,7 +119,7 @@ static void skip_counted(const struct ovm_counted *counted, const struct ovm_liv
 			 const struct ovm_regions *regions, bool *skip)
 {
 	for (uint32_t i = 0; i < counted->v.n; i++) {
-		uint32_t r = counted->v.v[i].module == module
+		uint32_t r = counted->v.v[i].module.v == module->lo.v
 				 ? ovm_region_find(regions, counted->v.v[i].lo)
 				 : OVM_NONE;
 		if (r != OVM_NONE)

@@ -9,7 +9,7 @@
 
 struct ovm_counted { /* region starts that have instrumented copies already */
 	OVM_VEC(struct ovm_counted_region {
-		const struct ovm_live_module *module;
+		ovm_rta module; /* its lowest address: the map may have been read again */
 		ovm_va lo;
 	})
 	v;

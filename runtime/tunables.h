@@ -19,6 +19,7 @@ enum {
 	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
 	 * in 2 s is 2 % with its pauses */
 	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */
+	OVM_RT_COUNT_NEXT_MS = 50,   /* the same for the next process of a recording */
 	OVM_RT_COUNT_GROWTH = 140,   /* percent of the time until one is there, then the next */
 	OVM_RT_COUNT_STEP_MS = 5,
 	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
