@@ -20,6 +20,8 @@ struct ovm_slot {
 	uint16_t max_pad;
 	uint32_t stub; /* 0: a copy of the block; else 1 + a cfg edge out of it: only the counter of
 			  that edge stands here */
+	uint32_t call; /* else 1 + an indirect call in it: only the thunk that counts its targets
+			  stands here */
 };
 
 struct ovm_layout {

@@ -272,6 +272,49 @@ static void scan_xrefs(struct selection *sel, struct ovm_program *program)
 	free(cfg_of);
 }
 
+/* The region in the program that starts at @target, or OVM_NONE. */
+static uint32_t callee_of(const struct ovm_program *program, ovm_va target)
+{
+	uint32_t r = ovm_region_find(program->regions, target);
+
+	if (r == OVM_NONE || program->regions->v.v[r].lo.v != target.v ||
+	    program->cfg_of_region[r] == OVM_NONE)
+		return OVM_NONE;
+	return r;
+}
+
+static bool is_indirect_call(const struct ovm_cfg *cfg, uint32_t bb, ovm_va at)
+{
+	const struct ovm_block *block = &cfg->blocks[bb];
+
+	for (uint32_t k = block->first_insn; k < block->first_insn + block->n_insns; k++)
+		if (cfg->insns[k].va.v == at.v)
+			return cfg->insns[k].kind == OVM_INSN_CALL_IND;
+	return false;
+}
+
+/* Exact edges from indirect calls to region starts. */
+static void find_indirect(const struct ovm_prof_module *module, struct ovm_program *program)
+{
+	for (uint32_t i = 0; module && i < module->edges.n; i++) {
+		const struct ovm_prof_edge *edge = &module->edges.v[i];
+		uint32_t callee = edge->from.v ? callee_of(program, edge->to) : OVM_NONE;
+		uint32_t r =
+		    callee == OVM_NONE ? OVM_NONE : ovm_region_find(program->regions, edge->from);
+		uint32_t idx = r == OVM_NONE ? OVM_NONE : program->cfg_of_region[r];
+		uint32_t bb =
+		    idx == OVM_NONE ? OVM_NONE : ovm_cfg_block_of(program->cfgs.v[idx], edge->from);
+
+		if (bb == OVM_NONE || !is_indirect_call(program->cfgs.v[idx], bb, edge->from))
+			continue;
+		const struct ovm_block *block = &program->cfgs.v[idx]->blocks[bb];
+		uint64_t count = edge->count < block->count ? edge->count : block->count;
+		ovm_vec_push(&program->indirect,
+			     (struct ovm_call){idx, bb, (uint32_t)(edge->from.v - block->lo.v),
+					       callee, count});
+	}
+}
+
 int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		      struct ovm_regions *regions, const struct ovm_prof_module *module,
 		      const struct ovm_program_opts *opts, struct ovm_program *out)
@@ -304,6 +347,7 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 		ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
 		if (module)
 			ovm_rescale(&program);
+		find_indirect(module, &program);
 		refuse_rest(&sel, &program);
 		scan_xrefs(&sel, &program);
 		*out = program;
@@ -321,6 +365,7 @@ void ovm_program_fini(struct ovm_program *program)
 		ovm_cfg_free(program->cfgs.v[i]);
 	ovm_vec_free(&program->cfgs);
 	ovm_vec_free(&program->xrefs);
+	ovm_vec_free(&program->indirect);
 	free(program->cfg_of_region);
 	program->cfg_of_region = NULL;
 }
@@ -344,17 +389,6 @@ void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t
 	program->xrefs.n = n;
 	program->cfgs.v[idx] = NULL;
 	ovm_cfg_free(cfg);
-}
-
-/* The region in the program that starts at @target, or OVM_NONE. */
-static uint32_t callee_of(const struct ovm_program *program, ovm_va target)
-{
-	uint32_t r = ovm_region_find(program->regions, target);
-
-	if (r == OVM_NONE || program->regions->v.v[r].lo.v != target.v ||
-	    program->cfg_of_region[r] == OVM_NONE)
-		return OVM_NONE;
-	return r;
 }
 
 static void block_calls(const struct ovm_program *program, uint32_t idx, uint32_t bb,
@@ -385,9 +419,31 @@ static void block_calls(const struct ovm_program *program, uint32_t idx, uint32_
 	}
 }
 
+static int by_place(const void *a, const void *b)
+{
+	const struct ovm_call *x = a, *y = b;
+
+	if (x->cfg != y->cfg)
+		return x->cfg < y->cfg ? -1 : 1;
+	if (x->block != y->block)
+		return x->block < y->block ? -1 : 1;
+	if (x->offset != y->offset)
+		return x->offset < y->offset ? -1 : 1;
+	return x->callee < y->callee ? -1 : x->callee > y->callee;
+}
+
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls)
 {
 	for (uint32_t c = 0; c < program->cfgs.n; c++)
 		for (uint32_t bb = 0; program->cfgs.v[c] && bb < program->cfgs.v[c]->n_blocks; bb++)
 			block_calls(program, c, bb, calls);
+	for (uint32_t i = 0; i < program->indirect.n; i++) {
+		const struct ovm_call *call = &program->indirect.v[i];
+
+		if (program->cfgs.v[call->cfg] &&
+		    program->cfg_of_region[call->callee] != OVM_NONE) /* not dropped */
+			ovm_vec_push(calls, *call);
+	}
+	if (program->indirect.n && calls->n)
+		qsort(calls->v, calls->n, sizeof(calls->v[0]), by_place);
 }

@@ -6,22 +6,23 @@
 #include "analyzer/xref.h"
 #include "profiler/profile.h"
 
+/* One call site and one of its targets: for region order. */
+struct ovm_call {
+	uint32_t cfg, block; /* caller */
+	uint32_t offset;     /* bytes from the block's start */
+	uint32_t callee;     /* region index */
+	uint64_t count;	     /* the block's count; of an indirect call the target's */
+};
+typedef OVM_VEC(struct ovm_call) ovm_calls;
+
 struct ovm_program {
 	struct ovm_image *image;	/* borrowed */
 	struct ovm_regions *regions;	/* borrowed */
 	OVM_VEC(struct ovm_cfg *) cfgs; /* owned; the selected groups; a region is in at most one */
 	uint32_t *cfg_of_region;	/* [regions.n]: index into cfgs, OVM_NONE */
 	OVM_VEC(struct ovm_xref) xrefs; /* of all regions in cfgs, ascending region */
+	ovm_calls indirect;		/* calls through pointers, as far as the profile knows them */
 };
-
-/* One call site seen while decoding: for region order. */
-struct ovm_call {
-	uint32_t cfg, block; /* caller */
-	uint32_t offset;     /* bytes from the block's start */
-	uint32_t callee;     /* region index */
-	uint64_t count;	     /* the block's count */
-};
-typedef OVM_VEC(struct ovm_call) ovm_calls;
 
 struct ovm_program_opts {
 	double share;	   /* of the samples to cover; 1.0: all regions with samples */
@@ -42,8 +43,8 @@ void ovm_program_fini(struct ovm_program *program);
 void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t idx,
 		      enum ovm_refusal why);
 
-/* Direct calls and direct tail jumps from block to region start among the program's cfgs; sorted by
- * (cfg, block, offset). */
+/* Direct calls, direct tail jumps and counted indirect calls from block to region start among the
+ * program's cfgs; sorted by (cfg, block, offset). */
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls);
 
 #endif

@@ -30,6 +30,8 @@ struct recording {
 	struct ovm_recorder_opts opts;
 	struct ovm_recorder_hook hook;
 	struct ovm_countrec *counts; /* NULL: samples only */
+	struct ovm_profile *prior;   /* NULL: none given */
+	bool uniform;
 	const char *path;
 };
 
@@ -53,18 +55,19 @@ static int finish(struct ovm_ctx *ctx, const struct recording *rec, struct ovm_p
 	const char *path = rec->path;
 	char counts[300];
 	uint32_t n_modules = 0;
+	describe_counts(rec, counts, sizeof(counts));
 	for (uint32_t i = 0; i < prof->modules.n; i++)
-		n_modules += prof->modules.v[i].samples.n > 0;
+		n_modules += prof->modules.v[i].samples.n > 0 || prof->modules.v[i].edges.n > 0;
 	if (!n_modules) {
 		ovm_fail(ctx, OVM_OK,
 			 "nothing recorded, %s not written: %" PRIu64 " samples at %" PRIu64
-			 " Hz: the program used too little processor time",
-			 path, prof->n_samples, prof->frequency);
+			 " Hz: the program used too little processor time%s",
+			 path, prof->n_samples, prof->frequency,
+			 rec->prior || rec->uniform ? counts : "");
 		return OVM_REFUSED;
 	}
 	ovm_annotate_profile(prof);
 	int err = ovm_profile_save(ctx, prof, path);
-	describe_counts(rec, counts, sizeof(counts));
 	if (!err)
 		ovm_summary(ctx,
 			    "%s: %" PRIu64 " samples (%s, %s, %" PRIu64
@@ -155,13 +158,33 @@ static int parse(struct ovm_ctx *ctx, const struct ovm_options *opts, struct rec
 	return 0;
 }
 
+/* What to count from the start. */
+static int parse_start(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_when counters,
+		       uint64_t pid, struct recording *rec)
+{
+	const char *prior = opts->value[OVM_OPT_PRIOR];
+	rec->uniform = ovm_option_given(opts, OVM_OPT_UNIFORM);
+	if (!prior && !rec->uniform)
+		return 0;
+	if (counters != OVM_WHEN_ON || pid || rec->opts.sampler.force_ptrace)
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"record: %s needs --counters=on and a program to launch, without "
+				"--ptrace",
+				prior ? "--prior" : "--uniform");
+	return prior ? ovm_inputs_load(ctx, prior, &rec->prior) : 0;
+}
+
 /* A ptrace sampler and counting would both want to be the tracer. */
 static void set_counting(struct recording *rec, enum ovm_when when)
 {
-	const struct ovm_counting_opts opts = {
-	    .targets = {.min_samples = OVM_RT_MIN_MODULE_SAMPLES},
-	    .max_pause_ms = OVM_RT_MAX_PAUSE_MS,
-	    .is_whole = when == OVM_WHEN_ON,
+	bool from_start = rec->prior || rec->uniform;
+	const struct ovm_countrec_opts opts = {
+	    .counting = {.targets = {.min_samples = from_start ? 1 : OVM_RT_MIN_MODULE_SAMPLES,
+				     .uniform = rec->uniform},
+			 .max_pause_ms = OVM_RT_MAX_PAUSE_MS,
+			 .is_whole = when == OVM_WHEN_ON},
+	    .from_start = from_start,
+	    .prior = rec->prior,
 	};
 	if (when == OVM_WHEN_OFF || rec->opts.sampler.force_ptrace)
 		return;
@@ -179,6 +202,8 @@ int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 	if (err)
 		return err;
 	err = ovm_inputs_output(ctx, opts, rec.path); /* now, not after an hour of recording */
+	if (!err)
+		err = parse_start(ctx, opts, counters, pid, &rec);
 	if (err) {
 		*status = pid || err == OVM_E_USAGE ? -1 : EXIT_OURS;
 		return err;
@@ -187,5 +212,6 @@ int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 	err = pid ? record_process(ctx, &rec, (pid_t)pid)
 		  : record_program(ctx, &rec, opts->words, status);
 	ovm_countrec_free(rec.counts);
+	ovm_profile_free(rec.prior);
 	return err;
 }

@@ -1,37 +1,37 @@
-/* optvm rewrite IN -p PROF... -o OUT: the engine with the ELF writer as its sink. */
+/* optvm rewrite IN -p PROF... -o OUT: the engine with the ELF writer as its sink.
+ *
+ * A file that optvm wrote is never rewritten on top: its original is restored in memory, a profile
+ * that was taken of the optimized program is moved back to the original's addresses, and all starts
+ * anew. So rewriting is idempotent, and --undo is the first half of it.
+ */
 #include "analyzer/stale.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
+#include "cli/rewrite.h"
 #include "cli/summary.h"
-#include "rewriter/elf_write.h"
+#include "rewriter/elf_profile.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-struct job {
-	const char *in, *out;
-	struct ovm_profile *prof;	      /* NULL with --uniform and no -p */
-	const struct ovm_prof_module *module; /* of prof, NULL without */
-	char hash[20];			      /* of the profile, for the note */
-	struct ovm_image *image;
-	struct ovm_decoder *dec;
-	struct ovm_engine_opts engine_opts;
-	struct ovm_engine engine;
-	double start;
-};
-
-static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm_rewrite *job)
 {
+	bool undo = ovm_option_given(opts, OVM_OPT_UNDO);
 	bool uniform = ovm_option_given(opts, OVM_OPT_UNIFORM);
 	job->out = opts->value[OVM_OPT_OUTPUT];
+	job->force = ovm_option_given(opts, OVM_OPT_FORCE);
+	if (ovm_option_given(opts, OVM_OPT_DIR))
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: -d DIR goes with --all");
 	if (!opts->n_words)
 		return ovm_fail(ctx, OVM_E_USAGE,
 				"rewrite: no input file: optvm rewrite IN -p PROF -o OUT");
 	job->in = opts->words[0];
 	if (!job->out)
 		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: no output file: -o OUT");
-	if (!opts->profiles.n && !uniform)
+	if (undo && (opts->profiles.n || uniform))
+		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: --undo takes no profile");
+	if (!opts->profiles.n && !uniform && !undo)
 		return ovm_fail(ctx, OVM_E_USAGE,
 				"rewrite: no profile: -p PROF, made with optvm record");
 	if (opts->n_words > 1 && !opts->profiles.n)
@@ -42,7 +42,10 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	return ovm_inputs_output(ctx, opts, job->out);
 }
 
-static void hash_profile(const struct ovm_profile *prof, char *out, size_t size)
+/* --- one file
+ * -------------------------------------------------------------------------------------------- */
+
+void ovm_rewrite_hash(const struct ovm_profile *prof, char *out, size_t size)
 {
 	char *text = NULL;
 	size_t len = 0;
@@ -55,9 +58,103 @@ static void hash_profile(const struct ovm_profile *prof, char *out, size_t size)
 	free(text);
 }
 
+int ovm_rewrite_open(struct ovm_ctx *ctx, struct ovm_rewrite *job)
+{
+	struct ovm_image *image;
+	struct ovm_note note;
+	int err = ovm_image_open(ctx, job->in, &image);
+	if (err)
+		return err;
+	if (!image->is_processed && ovm_elf_note(ctx, image, &note) == OVM_E_MISMATCH) {
+		job->image = image;
+		return 0;
+	}
+	job->rewritten = image;
+	return ovm_elf_open_original(ctx, image, &job->image);
+}
+
+int ovm_rewrite_move_profile(struct ovm_ctx *ctx, struct ovm_rewrite *job)
+{
+	struct ovm_profile *moved;
+	if (!job->rewritten || !job->prof || !ovm_profile_find(job->prof, job->rewritten->id))
+		return 0;
+	int err = ovm_elf_profile_back(ctx, job->rewritten, job->image, job->prof, &moved);
+	if (err)
+		return err;
+	ovm_profile_free(job->prof);
+	job->prof = moved;
+	return 0;
+}
+
+/* With -v: how many regions were left alone for what. */
+static void summarize_refused(const struct ovm_ctx *ctx)
+{
+	for (int i = OVM_REFUSE_NONE + 1; i < OVM_REFUSE_COUNT; i++)
+		if (ctx->verbose && ctx->n_refused[i])
+			ovm_summary(ctx, "left alone: %llu regions: %s",
+				    (unsigned long long)ctx->n_refused[i],
+				    ovm_refusal_text((enum ovm_refusal)i));
+}
+
+static const char *likeliest_reason(const struct ovm_ctx *ctx)
+{
+	int best = OVM_REFUSE_NONE;
+	for (int i = OVM_REFUSE_NONE + 1; i < OVM_REFUSE_COUNT; i++)
+		if (i != OVM_REFUSE_NO_PROFILE && i != OVM_REFUSE_NOT_HOT &&
+		    ctx->n_refused[i] > ctx->n_refused[best])
+			best = i;
+	return best == OVM_REFUSE_NONE ? "no region with unwind information has samples"
+				       : ovm_refusal_text((enum ovm_refusal)best);
+}
+
+int ovm_rewrite_write(struct ovm_ctx *ctx, struct ovm_rewrite *job)
+{
+	int err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
+	if (!err)
+		err = ovm_engine_run(ctx, job->dec, job->image, job->module, &job->engine_opts,
+				     &job->engine);
+	if (err == OVM_REFUSED)
+		ovm_fail(ctx, OVM_OK, "%s: nothing to copy, nothing written: %s", job->in,
+			 likeliest_reason(ctx));
+	if (err)
+		return err;
+	struct ovm_elf_opts elf = {.force = job->force,
+				   .profile_hash = job->hash[0] ? job->hash : NULL,
+				   .from_memory = job->rewritten};
+	return ovm_elf_write(ctx, job->image, &job->engine.regions, &job->engine.overlay, &elf,
+			     job->out);
+}
+
+const char *ovm_rewrite_describe(const struct ovm_rewrite *job, char *buf, size_t size)
+{
+	const struct ovm_engine_stats *stats = &job->engine.stats;
+	const struct ovm_overlay *overlay = &job->engine.overlay;
+	char bytes[32];
+	ovm_summary_bytes(overlay->size, bytes, sizeof(bytes));
+	snprintf(buf, size,
+		 "%u regions, %s, %.1f %% of the samples in regions covered, %llu pairs proved, "
+		 "%.2f s",
+		 overlay->n_regions, bytes,
+		 ovm_percent(stats->samples_covered, stats->samples_in_regions),
+		 (unsigned long long)stats->n_pairs, ovm_seconds() - job->start);
+	return buf;
+}
+
+void ovm_rewrite_fini(struct ovm_rewrite *job)
+{
+	ovm_engine_fini(&job->engine);
+	ovm_decoder_close(job->dec);
+	ovm_profile_free(job->prof);
+	ovm_image_close(job->image);
+	ovm_image_close(job->rewritten);
+}
+
+/* --- profiles
+ * -------------------------------------------------------------------------------------------- */
+
 /* No module of the profile has this build-id: it may be of another build of the same program. Where
  * no module has this name either, the failure stays the one of ovm_inputs_module. */
-static int match_stale(struct ovm_ctx *ctx, struct job *job)
+static int match_stale(struct ovm_ctx *ctx, struct ovm_rewrite *job)
 {
 	struct ovm_regions regions = {0};
 	struct ovm_profile *moved;
@@ -81,7 +178,8 @@ static int match_stale(struct ovm_ctx *ctx, struct job *job)
 }
 
 /* Every -p PROF, and the words after IN: "-p a.prof b.prof". */
-static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
+static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts,
+			 struct ovm_rewrite *job)
 {
 	if (!opts->profiles.n)
 		return 0;
@@ -94,43 +192,38 @@ static int load_profiles(struct ovm_ctx *ctx, const struct ovm_options *opts, st
 	ovm_vec_free(&paths);
 	if (err)
 		return err;
-	hash_profile(job->prof, job->hash, sizeof(job->hash));
+	ovm_rewrite_hash(job->prof, job->hash, sizeof(job->hash));
+	err = ovm_rewrite_move_profile(ctx, job);
+	if (err)
+		return err;
 	err = ovm_inputs_module(ctx, job->prof, job->image, &job->module);
 	return err == OVM_E_MISMATCH ? match_stale(ctx, job) : err;
 }
 
-static const char *likeliest_reason(const struct ovm_ctx *ctx)
+/* --- the command
+ * -------------------------------------------------------------------------------------------- */
+
+static int undo(struct ovm_ctx *ctx, struct ovm_rewrite *job)
 {
-	int best = OVM_REFUSE_NONE;
-	for (int i = OVM_REFUSE_NONE + 1; i < OVM_REFUSE_COUNT; i++)
-		if (i != OVM_REFUSE_NO_PROFILE && i != OVM_REFUSE_NOT_HOT &&
-		    ctx->n_refused[i] > ctx->n_refused[best])
-			best = i;
-	return best == OVM_REFUSE_NONE ? "no region with unwind information has samples"
-				       : ovm_refusal_text((enum ovm_refusal)best);
+	int err = ovm_image_open(ctx, job->in, &job->rewritten);
+	if (!err)
+		err = ovm_elf_undo_to(ctx, job->rewritten, job->force, job->out);
+	if (!err)
+		ovm_summary(ctx, "%s: the original of %s", job->out, job->in);
+	return err;
 }
 
-static void summarize(const struct ovm_ctx *ctx, const struct job *job)
+static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm_rewrite *job)
 {
-	const struct ovm_engine_stats *stats = &job->engine.stats;
-	const struct ovm_overlay *overlay = &job->engine.overlay;
-	char bytes[32];
-	ovm_summary_bytes(overlay->size, bytes, sizeof(bytes));
-	ovm_summary(ctx,
-		    "%s: %u regions, %s, %.1f %% of the samples in regions covered, %llu pairs "
-		    "proved, %.2f s",
-		    job->out, overlay->n_regions, bytes,
-		    ovm_percent(stats->samples_covered, stats->samples_in_regions),
-		    (unsigned long long)stats->n_pairs, ovm_seconds() - job->start);
-}
-
-static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
-{
+	char text[256];
 	int err = ovm_inputs_engine(ctx, opts, &job->engine_opts);
 	if (!err)
 		err = check_words(ctx, opts, job);
-	if (!err)
-		err = ovm_image_open(ctx, job->in, &job->image);
+	if (err)
+		return err;
+	if (ovm_option_given(opts, OVM_OPT_UNDO))
+		return undo(ctx, job);
+	err = ovm_rewrite_open(ctx, job);
 	if (!err)
 		err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
 	if (!err)
@@ -138,32 +231,21 @@ static int rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, struct j
 	if (!err)
 		err = load_profiles(ctx, opts, job);
 	if (!err)
-		err = ovm_engine_run(ctx, job->dec, job->image, job->module, &job->engine_opts,
-				     &job->engine);
-	if (err == OVM_REFUSED) {
-		ovm_fail(ctx, OVM_OK, "%s: nothing to copy, nothing written: %s", job->in,
-			 likeliest_reason(ctx));
-		return OVM_REFUSED;
-	}
+		err = ovm_rewrite_write(ctx, job);
 	if (err)
 		return err;
-	struct ovm_elf_opts elf = {ovm_option_given(opts, OVM_OPT_FORCE),
-				   job->hash[0] ? job->hash : NULL};
-	err = ovm_elf_write(ctx, job->image, &job->engine.regions, &job->engine.overlay, &elf,
-			    job->out);
-	if (!err)
-		summarize(ctx, job);
-	return err;
+	summarize_refused(ctx);
+	ovm_summary(ctx, "%s: %s", job->out, ovm_rewrite_describe(job, text, sizeof(text)));
+	return 0;
 }
 
 int ovm_cmd_rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	(void)status;
-	struct job job = {.start = ovm_seconds()};
+	if (ovm_option_given(opts, OVM_OPT_ALL))
+		return ovm_rewrite_all(ctx, opts);
+	struct ovm_rewrite job = {.start = ovm_seconds()};
 	int err = rewrite(ctx, opts, &job);
-	ovm_engine_fini(&job.engine);
-	ovm_decoder_close(job.dec);
-	ovm_profile_free(job.prof);
-	ovm_image_close(job.image);
+	ovm_rewrite_fini(&job);
 	return err;
 }

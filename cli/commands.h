@@ -9,6 +9,7 @@
 int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
+int ovm_cmd_verify(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_merge(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_convert(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_report(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);

@@ -12,6 +12,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -206,6 +207,18 @@ int ovm_option_u64(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm
 				ovm_opt_rows[opt].name, text, (unsigned long long)lo,
 				(unsigned long long)hi);
 	*out = x;
+	return 0;
+}
+
+int ovm_option_seconds(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
+		       double *out)
+{
+	const char *text = opts->value[opt];
+	char *end;
+	*out = text ? strtod(text, &end) : 0;
+	if (text && (end == text || *end || !isfinite(*out) || *out <= 0))
+		return ovm_fail(ctx, OVM_E_USAGE, "--%s: '%s' is not a number of seconds",
+				ovm_opt_rows[opt].name, text);
 	return 0;
 }
 

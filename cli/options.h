@@ -43,6 +43,10 @@ static inline bool ovm_option_given(const struct ovm_options *opts, enum ovm_opt
 int ovm_option_u64(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
 		   uint64_t lo, uint64_t hi, uint64_t fallback, uint64_t *out);
 
+/* The seconds given to @opt, 0 if it was not given; not a positive number: OVM_E_USAGE. */
+int ovm_option_seconds(struct ovm_ctx *ctx, const struct ovm_options *opts, enum ovm_opt opt,
+		       double *out);
+
 enum ovm_when { OVM_WHEN_AUTO, OVM_WHEN_ON, OVM_WHEN_OFF };
 
 /* auto, on or off given to @opt; auto if it was not given. Anything else: OVM_E_USAGE. */

@@ -366,29 +366,36 @@ static int64_t count_threads(pid_t pid)
 	return rc || st.st_nlink < 3 ? 1 : (int64_t)st.st_nlink - 2;
 }
 
-bool ovm_procmap_scan(struct ovm_procmap *map, pid_t pid)
+bool ovm_procmap_read(struct ovm_procmap *map, pid_t pid, FILE *maps)
 {
-	char *name = ovm_asprintf("/proc/%d/maps", (int)pid);
-	FILE *file = fopen(name, "re");
 	char *line = NULL;
 	size_t cap = 0;
 	struct ovm_sample record;
 
-	free(name);
-	if (!file)
-		return false;
 	struct process *process = process_get(map, (uint32_t)pid);
 	process->maps.n = 0;
 	process->n_threads = count_threads(pid);
-	while (getline(&line, &cap, file) > 0) {
+	while (getline(&line, &cap, maps) > 0) {
 		if (!parse_line(line, &record) || !record.is_exec)
 			continue;
 		record.pid = (uint32_t)pid;
 		apply_mmap(map, &record);
 	}
 	free(line);
-	fclose(file);
 	return process->maps.n > 0;
+}
+
+bool ovm_procmap_scan(struct ovm_procmap *map, pid_t pid)
+{
+	char *name = ovm_asprintf("/proc/%d/maps", (int)pid);
+	FILE *file = fopen(name, "re");
+
+	free(name);
+	if (!file)
+		return false;
+	bool ok = ovm_procmap_read(map, pid, file);
+	fclose(file);
+	return ok;
 }
 
 /* --- the rest of the public part

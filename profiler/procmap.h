@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "profiler/record.h"
 
+#include <stdio.h>
 #include <sys/types.h>
 
 struct ovm_procmap;
@@ -20,6 +21,9 @@ void ovm_procmap_apply(struct ovm_procmap *map, const struct ovm_sample *record)
 /* Replace what is known of @pid by /proc/PID/maps. False if that cannot be read (the process is
  * gone, or not ours). */
 bool ovm_procmap_scan(struct ovm_procmap *map, pid_t pid);
+
+/* The same from @maps, text of that form: for tests and fuzzing. */
+bool ovm_procmap_read(struct ovm_procmap *map, pid_t pid, FILE *maps);
 
 /* Module index and link-time address of @rta in process @pid, or OVM_NONE: anonymous code, vdso, a
  * file that is gone or replaced. A process never heard of is scanned once. */

@@ -98,10 +98,14 @@ int ovm_record_command(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts
 	ovm_launch_signals(launch.pid);
 	(void)ovm_sampler_open(ctx, &opts->sampler, launch.pid, false, &sampler);
 	struct ovm_ctx not_sampled = *ctx; /* kept: ctx->msg is needed if the exec fails as well */
+	if (sampler && opts->hook)
+		opts->hook->prepare(opts->hook->arg, launch.pid);
 	rc = ovm_launch_go(ctx, &launch, exit_status);
 	if (!rc) {
 		if (!sampler)
 			*ctx = not_sampled;
+		else if (opts->hook)
+			opts->hook->begin(opts->hook->arg);
 		*wstatus = sampler ? sample_to_end(ctx, opts, sampler, launch.pid, &made)
 				   : wait_unsampled(launch.pid);
 		*profile = made;

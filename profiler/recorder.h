@@ -6,6 +6,9 @@
 
 /* What else is done with the process while it is sampled: counting, see runtime/countrec.h. */
 struct ovm_recorder_hook {
+	/* A launched program: before its exec, when the sampler is open, and after it. */
+	void (*prepare)(void *arg, pid_t pid);
+	void (*begin)(void *arg);
 	/* After every drain. True if the process was seen to end: *wstatus is its status. */
 	bool (*step)(void *arg, struct ovm_sampler *sampler, pid_t pid, int *wstatus);
 	int (*patience)(void *arg); /* ms until the next step is due */

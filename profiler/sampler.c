@@ -333,6 +333,8 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 	int rc;
 
 	ovm_tally_init(&sampler->tally);
+	sampler->tally.original = opts->original;
+	sampler->tally.arg = opts->arg;
 	sampler->pid = pid;
 	sampler->is_running = is_running;
 	sampler->pidfd = -1;
@@ -494,6 +496,18 @@ struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler)
 	return sampler->profile;
 }
 
+/* The child's end, but not a stop that waits for its tracer (the same process, see
+ * runtime/tracee.c). */
+static bool reap(pid_t pid, int *wstatus)
+{
+	siginfo_t info = {0};
+	if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid ||
+	    (info.si_code != CLD_EXITED && info.si_code != CLD_KILLED &&
+	     info.si_code != CLD_DUMPED))
+		return false;
+	return waitpid(pid, wstatus, WNOHANG) == pid;
+}
+
 bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus)
 {
 	if (sampler->tracer)
@@ -501,8 +515,7 @@ bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus)
 	if (!sampler->has_ended && sampler->is_running)
 		sampler->has_ended = kill(sampler->pid, 0) && errno == ESRCH;
 	else if (!sampler->has_ended)
-		sampler->has_ended =
-		    waitpid(sampler->pid, &sampler->wstatus, WNOHANG) == sampler->pid;
+		sampler->has_ended = reap(sampler->pid, &sampler->wstatus);
 	if (sampler->has_ended)
 		*wstatus = sampler->wstatus;
 	return sampler->has_ended;
@@ -515,6 +528,11 @@ void ovm_sampler_stop(struct ovm_sampler *sampler)
 	else
 		events_ioctl(sampler, PERF_EVENT_IOC_DISABLE);
 	sampler->is_stopped = true;
+}
+
+uint64_t ovm_sampler_n_samples(const struct ovm_sampler *sampler)
+{
+	return sampler->tally.n_samples;
 }
 
 pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,

@@ -21,6 +21,10 @@ struct ovm_sampler_opts {
 	uint64_t frequency; /* Hz per CPU; 0: the default; a ptrace sampler does at most 200 */
 	enum ovm_branch_stack branch_stack; /* the profile's source tells: "perf_event+branches" */
 	bool force_ptrace; /* use the ptrace sampler even if perf_event works (tests) */
+	/* Asked about addresses of process @pid that no file claims: which code is a copy of that
+	 * there? 0: none that is known. NULL: there are no copies. */
+	ovm_rta (*original)(void *arg, pid_t pid, ovm_rta at);
+	void *arg;
 };
 
 struct ovm_sampler;
@@ -53,6 +57,9 @@ bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus);
 /* The process seen most often so far for which @is_wanted(arg, pid) is true, 0 if there is none. */
 pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,
 			  bool (*is_wanted)(void *arg, pid_t pid), void *arg);
+
+/* Samples of user code so far, of all processes. */
+uint64_t ovm_sampler_n_samples(const struct ovm_sampler *sampler);
 
 /* Disable the events (a ptrace sampler lets go of every thread). Draining still works and then
  * holds nothing back. */

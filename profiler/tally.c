@@ -76,6 +76,9 @@ bool ovm_tally_add(struct ovm_tally *tally, pid_t pid, ovm_rta rta)
 	count_process(tally, pid);
 	ovm_va va;
 	uint32_t module = ovm_procmap_resolve(tally->map, pid, rta, &va);
+	if (module == OVM_NONE && tally->original)
+		module =
+		    ovm_procmap_resolve(tally->map, pid, tally->original(tally->arg, pid, rta), &va);
 	tally->n_samples++;
 	if (module == OVM_NONE) {
 		tally->n_unmapped++;

@@ -22,6 +22,8 @@ struct ovm_tally {
 	OVM_VEC(struct ovm_tally_process) processes; /* in order of appearance */
 	uint64_t n_samples, n_lost, n_unmapped;
 	OVM_VEC(struct ovm_tally_module) modules; /* indices of ovm_procmap */
+	ovm_rta (*original)(void *arg, pid_t pid, ovm_rta at); /* see sampler.h; or NULL */
+	void *arg;
 	struct ovm_lbr lbr; /* feed it with ovm_lbr_add(&tally->lbr, tally->map, ...) */
 };
 

@@ -17,7 +17,7 @@
  * looked at: one pass over the map does it, without a worklist.
  *
  * Instrumented copies have counters between pairs, which "arrives" looks through and check_count.c
- * proves harmless.
+ * proves harmless, and call thunks where the original calls indirectly (check_value.c).
  *
  * Then the patches (check_patch.c), which enter R from the original; the tables, whose entries must
  * arrive too; and the unwind data (check_unwind.c). Nothing of what built the overlay is used:
@@ -309,6 +309,16 @@ static bool is_got_call(struct ovm_check *check, const struct pair *pair)
 	       jump.kind == OVM_INSN_JMP_IND && jump.is_rip && jump.target == new->target;
 }
 
+/* `call *X` became a call of a thunk that counts where X leads. */
+static bool is_counted_call(struct ovm_check *check, const struct pair *pair)
+{
+	uint32_t off;
+	return pair->old.kind == OVM_INSN_CALL_IND &&
+	       pair->new.kind == OVM_INSN_CALL &&overlay_off(check, pair->new.target, &off) &&
+	       ovm_check_value_call(check, pair->entry->old, pair->a, &pair->old, pair->b,
+				    &pair->new, entry_before(check, off));
+}
+
 static bool call_is_same(struct ovm_check *check, const struct pair *pair)
 {
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
@@ -363,7 +373,7 @@ static bool flags_are_right(struct ovm_check *check, const struct pair *pair)
 static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 {
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
-	if (is_got_call(check, pair))
+	if (is_got_call(check, pair) || is_counted_call(check, pair))
 		return falls_well(check, pair, end_of(pair)) ||
 		       fails(check, pair, "continues elsewhere");
 	if (old->kind != new->kind)
@@ -438,6 +448,10 @@ static bool check_map(struct ovm_check *check)
 		if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) {
 			if (!ovm_check_count_entry(check, entry))
 				return false;
+		} else if (entry->flags & OVM_MAP_THUNK) {
+			if (!ovm_check_is_thunk(entry))
+				return ovm_check_no(check, entry->old, entry->off,
+						    "a thunk that claims to be more");
 		} else if (is_copy(entry)) {
 			if (!check_copy(check, entry))
 				return false;

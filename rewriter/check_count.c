@@ -48,6 +48,8 @@ bool ovm_check_counters(struct ovm_check *check)
 {
 	const struct ovm_overlay *overlay = check->overlay;
 	uint64_t lo = overlay->counters.v, size = (uint64_t)overlay->n_counters * COUNTER_SIZE;
+	if ((uint64_t)overlay->sites.n * OVM_SITE_COUNTERS > overlay->n_counters)
+		return ovm_check_no(check, (ovm_va){0}, 0, "more sites than counters");
 	if (!size)
 		return true;
 	if (!lo || lo % COUNTER_SIZE || lo > UINT64_MAX - size)
@@ -134,7 +136,7 @@ static bool check_counter(struct ovm_check *check, const struct ovm_map_entry *e
 	uint64_t to = overlay->base.v + entry->off + COUNTER_LEN +
 		      (uint64_t)(int64_t)(int32_t)ovm_le32(p + sizeof(incq));
 	uint64_t at = to - overlay->counters.v;
-	if (at % COUNTER_SIZE || at / COUNTER_SIZE >= overlay->n_counters)
+	if (at % COUNTER_SIZE || at / COUNTER_SIZE >= ovm_overlay_n_probes(overlay))
 		return no(check, entry, "a counter outside the counters");
 	if (!flags_are_dead(check, entry->old.v))
 		return no(check, entry, "a counter where flags may be live");

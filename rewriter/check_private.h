@@ -1,6 +1,6 @@
 #ifndef OVM_CHECK_PRIVATE_H
 #define OVM_CHECK_PRIVATE_H
-/* Shared by check.c, check_insn.c, check_count.c, check_patch.c and check_unwind.c only. */
+/* Shared by check*.c, and by elf_map.c, which needs the second decoder. */
 #include "rewriter/check.h"
 
 #include <Zydis/Zydis.h>
@@ -77,6 +77,15 @@ bool ovm_check_counters(struct ovm_check *check);
 
 /* check_count.c: a counter; the nop behind a call. Entries with OVM_MAP_COUNT or OVM_MAP_EXIT. */
 bool ovm_check_count_entry(struct ovm_check *check, const struct ovm_map_entry *entry);
+
+/* check_value.c: the copy @b of the indirect call @a (at @call) calls @thunk, which counts and goes
+ * where the call goes. @thunk: the map entry there, may be NULL. */
+bool ovm_check_value_call(const struct ovm_check *check, ovm_va call, const uint8_t *a,
+			  const struct ovm_check_insn *old, const uint8_t *b,
+			  const struct ovm_check_insn *new, const struct ovm_map_entry *thunk);
+
+/* check_value.c: an entry with OVM_MAP_THUNK that claims nothing else. */
+bool ovm_check_is_thunk(const struct ovm_map_entry *entry);
 
 /* check_unwind.c: rows, personality and call sites of every copied instruction. */
 bool ovm_check_unwind(struct ovm_check *check);

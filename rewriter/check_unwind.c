@@ -7,15 +7,16 @@
  * address, same action), at its first and at its last byte: a frame is looked up at its return
  * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of
  * ours neither throw nor are called from: only their row counts, for signals, and only where they
- * stay in their region; a counter's and an exit's always. The readers are strict about form (what
- * we write is one form): anything else is refused.
+ * stay in their region; a counter's and an exit's always. In a thunk (check_value.c) the row is
+ * that of a function's first instruction, and nothing else is said. The readers are strict about
+ * form (what we write is one form): anything else is refused.
  */
 #include "rewriter/check_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { OMIT = 0xff, PCREL4 = 0x1b, INDIRECT = 0x80, ULEB = 0x01, RA = 16 };
+enum { OMIT = 0xff, PCREL4 = 0x1b, INDIRECT = 0x80, ULEB = 0x01, RSP = 7, RA = 16 };
 
 struct new_cie {
 	uint32_t off;
@@ -450,6 +451,15 @@ static bool cie_equal(const struct ovm_cie *old, const struct ovm_cie *new)
 			(old->personality_enc & INDIRECT) == (new->personality_enc &INDIRECT));
 }
 
+static bool run_fde(struct unwind *u, const struct new_fde *fde, const struct ovm_cie *cie)
+{
+	u->new_spans.n = u->new_at = 0;
+	return !ovm_cfi_run(&u->cfi, cie, fde->prog, fde->prog_len, va_of(u, fde->prog),
+			    ovm_va_of(u->base + fde->off), fde->size, cie->initial_row,
+			    &u->new_spans) &&
+	       u->new_spans.n;
+}
+
 /* A new FDE; the region of its code is at hand. */
 static bool enter_fde(struct unwind *u, const struct ovm_map_entry *entry)
 {
@@ -457,16 +467,12 @@ static bool enter_fde(struct unwind *u, const struct ovm_map_entry *entry)
 	const struct new_cie *cie = &u->cies.v[fde->cie];
 	const struct ovm_region *region = &u->check->regions->v.v[u->region];
 	struct lsda_reader reader;
-	u->new_spans.n = u->new_at = 0;
 	u->new_lsda.sites.n = 0;
 	if (u->check->overlay->fdes.v[u->fde].region != u->region)
 		return no(u, entry->old, entry->off, "an FDE of another region");
 	if (!cie_equal(&u->check->regions->cfi.cies.v[region->cie], &cie->cie))
 		return no(u, entry->old, entry->off, "another personality");
-	if (ovm_cfi_run(&u->cfi, &cie->cie, fde->prog, fde->prog_len, va_of(u, fde->prog),
-			ovm_va_of(u->base + fde->off), fde->size, cie->cie.initial_row,
-			&u->new_spans) ||
-	    !u->new_spans.n)
+	if (!run_fde(u, fde, &cie->cie))
 		return no(u, entry->old, entry->off, "unwind rows cannot be read");
 	if (u->has_lsda != !!fde->lsda)
 		return no(u, entry->old, entry->off, "exception tables on one side only");
@@ -495,15 +501,23 @@ static bool in_region(const struct unwind *u, ovm_va va)
 	       ovm_va_in(va, regions->v.v[u->region].lo, regions->v.v[u->region].hi);
 }
 
-/* Make the FDE that covers @entry and the region of its original the ones at hand. */
-static bool enter(struct unwind *u, const struct ovm_map_entry *entry)
+/* Make the FDE that covers @entry the one at hand. */
+static bool find_fde(struct unwind *u, const struct ovm_map_entry *entry)
 {
-	uint32_t last = u->fde, last_region = u->region;
 	while (u->fde < u->fdes.n && u->fdes.v[u->fde].off + u->fdes.v[u->fde].size <= entry->off)
 		u->fde++;
 	if (u->fde == u->fdes.n || entry->off < u->fdes.v[u->fde].off ||
 	    entry->off + entry->new_len > u->fdes.v[u->fde].off + u->fdes.v[u->fde].size)
 		return no(u, entry->old, entry->off, "a copy without unwind data");
+	return true;
+}
+
+/* The same, and the region of its original. */
+static bool enter(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	uint32_t last = u->fde, last_region = u->region;
+	if (!find_fde(u, entry))
+		return false;
 	if (!in_region(u, entry->old) && !enter_region(u, entry))
 		return false;
 	return (last == u->fde && last_region == u->region) || enter_fde(u, entry);
@@ -551,8 +565,31 @@ static bool check_counter(struct unwind *u, const struct ovm_map_entry *entry)
 	       no(u, entry->old, entry->off, "the unwind row of a counter or exit differs");
 }
 
+/* Entered by a call like a function, and the stack pointer stays as it is. Belongs to no region:
+ * the next copy enters one anew. */
+static bool check_thunk(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	const struct ovm_cfi_row called = {
+	    .cfa_reg = RSP, .cfa_off = 8, .reg[RA] = {.kind = OVM_CFI_OFFSET, .off = -8}};
+	uint32_t last = u->fde, last_region = u->region;
+	if (!find_fde(u, entry))
+		return false;
+	const struct new_fde *fde = &u->fdes.v[u->fde];
+	const struct ovm_cie *cie = &u->cies.v[fde->cie].cie;
+	u->region = OVM_NONE;
+	if (last == u->fde && last_region == OVM_NONE && u->new_spans.n)
+		return true; /* one FDE for many */
+	if (cie->ra_reg != RA || cie->personality_enc != OMIT || fde->lsda ||
+	    !run_fde(u, fde, cie) || u->new_spans.n != 1 ||
+	    !row_equal(&u->cfi.rows.v[u->new_spans.v[0].row], &called))
+		return no(u, entry->old, entry->off, "the unwind row of a thunk differs");
+	return true;
+}
+
 static bool check_entry(struct unwind *u, const struct ovm_map_entry *entry)
 {
+	if (entry->flags & OVM_MAP_THUNK)
+		return check_thunk(u, entry);
 	if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT))
 		return check_counter(u, entry);
 	if (entry->flags & OVM_MAP_SYNTH)

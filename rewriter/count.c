@@ -17,12 +17,13 @@
  */
 #include "rewriter/count.h"
 #include "rewriter/fixup.h"
+#include "rewriter/value.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-void ovm_count_layout(const struct ovm_layout *layout, const struct ovm_probes *probes,
-		      struct ovm_layout *out)
+void ovm_count_layout(const struct ovm_program *program, const struct ovm_layout *layout,
+		      const struct ovm_probes *probes, struct ovm_layout *out)
 {
 	*out =
 	    (struct ovm_layout){.score = layout->score, .score_original = layout->score_original};
@@ -36,6 +37,7 @@ void ovm_count_layout(const struct ovm_layout *layout, const struct ovm_probes *
 								    .block = probe->block,
 								    .stub = probe->edge + 1});
 	}
+	ovm_value_layout(program, layout, out);
 	out->n_hot = out->slots.n;
 	for (uint32_t i = layout->n_hot; i < layout->slots.n; i++)
 		ovm_vec_push(&out->slots, layout->slots.v[i]);
@@ -77,6 +79,9 @@ void ovm_count_plan(struct ovm_emit_plan *plan)
 	memset(plan->stub_of, 0xff, n * sizeof(*plan->stub_of));
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
+		plan->pieces[i].probe = OVM_NONE;
+		if (slot->call)
+			continue;
 		uint32_t probe =
 		    find_probe(plan->probes, slot->cfg, slot->block,
 			       slot->stub ? OVM_PROBE_EDGE : OVM_PROBE_BLOCK, slot->stub - 1);

@@ -8,10 +8,10 @@ enum {
 	OVM_EXIT_LEN = 5,    /* 0f 1f 44 00 00: room for a jump */
 };
 
-/* @layout with a slot for each edge probe, behind the hot part. Caller frees with ovm_layout_fini.
- */
-void ovm_count_layout(const struct ovm_layout *layout, const struct ovm_probes *probes,
-		      struct ovm_layout *out);
+/* @layout with a slot for each edge probe and for the thunk of each indirect call (value.h), behind
+ * the hot part. Caller frees with ovm_layout_fini. */
+void ovm_count_layout(const struct ovm_program *program, const struct ovm_layout *layout,
+		      const struct ovm_probes *probes, struct ovm_layout *out);
 
 /* Probes into the pieces of @plan: stub_of, and piece->probe of each first copy. Slots must be
  * known. */

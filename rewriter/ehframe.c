@@ -7,9 +7,10 @@
  *   f+93 (moved)CFA=rsp+8  ra=c-8         advance 40; def_cfa_offset 8; restore r15
  *   g+0         ...                       a new FDE: another source region
  *
- * One FDE per maximal run of code of one region. All CIEs start at CFA=rsp+8, ra=c-8 with data
- * alignment -8; they differ in personality and in whether there is an LSDA. Reference: DWARF 4
- * section 6.4, LSB core specification (eh_frame).
+ * One FDE per maximal run of code of one region, and of thunks (value.c), which have the state of a
+ * function's first instruction all through: their FDEs say nothing but what the CIE says. All CIEs
+ * start at CFA=rsp+8, ra=c-8 with data alignment -8; they differ in personality and in whether
+ * there is an LSDA. Reference: DWARF 4 section 6.4, LSB core specification (eh_frame).
  */
 #include "rewriter/ehframe.h"
 #include "rewriter/lsda_write.h"
@@ -214,6 +215,7 @@ struct cie_key { /* one CIE we write */
 struct run {
 	uint32_t first, end; /* map entries */
 	uint32_t lsda_off;   /* overlay offset, 0 none */
+	bool is_thunks;
 };
 
 struct writer {
@@ -246,6 +248,12 @@ static bool region_has(const struct writer *w, uint32_t idx, ovm_va va)
 	return ovm_va_in(va, region->lo, region->hi);
 }
 
+/* Never executed. */
+static bool is_filler(const struct ovm_map_entry *entry)
+{
+	return (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH | OVM_MAP_THUNK)) == OVM_MAP_PAD;
+}
+
 static void end_run(struct writer *w, uint32_t end)
 {
 	if (!w->runs.n || w->runs.v[w->runs.n - 1].end)
@@ -253,9 +261,8 @@ static void end_run(struct writer *w, uint32_t end)
 	struct run *run = &w->runs.v[w->runs.n - 1];
 	struct ovm_new_fde *fde = &w->overlay->fdes.v[w->overlay->fdes.n - 1];
 	const struct ovm_map_entry *map = w->overlay->map.v.v;
-	while (end - 1 > run->first &&
-	       (map[end - 1].flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_PAD)
-		end--; /* filler behind the run */
+	while (end - 1 > run->first && is_filler(&map[end - 1]))
+		end--; /* behind the run */
 	run->end = end;
 	fde->size = map[end - 1].off + map[end - 1].new_len - fde->off;
 }
@@ -265,9 +272,10 @@ static void end_run(struct writer *w, uint32_t end)
  * follows. */
 static bool joins(const struct writer *w, uint32_t region, const struct ovm_map_entry *entry)
 {
-	if (region == OVM_NONE)
+	bool is_thunk = entry->flags & OVM_MAP_THUNK;
+	if (region == OVM_NONE || w->runs.v[w->runs.n - 1].is_thunks != is_thunk)
 		return false;
-	if (region_has(w, region, entry->old) || (entry->flags & OVM_MAP_EXIT))
+	if (is_thunk || region_has(w, region, entry->old) || (entry->flags & OVM_MAP_EXIT))
 		return true;
 	if (entry->flags & OVM_MAP_COUNT)
 		return ovm_region_find(w->program->regions, entry->old) == OVM_NONE;
@@ -281,13 +289,12 @@ static bool find_runs(struct writer *w)
 	for (uint32_t i = 0; i < map->v.n; i++) {
 		const struct ovm_map_entry *entry = &map->v.v[i];
 		bool gap = entry->off != at;
-		bool filler = (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_PAD;
 		at = entry->off + entry->new_len;
 		if (gap) {
 			end_run(w, i);
 			region = OVM_NONE;
 		}
-		if (filler || joins(w, region, entry))
+		if (is_filler(entry) || joins(w, region, entry))
 			continue;
 		end_run(w, i);
 		region = ovm_region_find(w->program->regions, entry->old);
@@ -297,7 +304,7 @@ static bool find_runs(struct writer *w)
 					  ? w->overlay->fdes.v[w->overlay->fdes.n - 1].region
 					  : 0,
 				      OVM_REFUSE_CFI);
-		ovm_vec_push(&w->runs, (struct run){i, 0, 0});
+		ovm_vec_push(&w->runs, (struct run){i, 0, 0, entry->flags & OVM_MAP_THUNK});
 		ovm_vec_push(&w->overlay->fdes, (struct ovm_new_fde){entry->off, 0, 0, region});
 	}
 	end_run(w, map->v.n);
@@ -366,7 +373,7 @@ static bool write_lsdas(struct writer *w)
 	ovm_buf_align(w->out, 4, 0);
 	uint32_t start = (uint32_t)w->out->n;
 	for (uint32_t i = 0; i < w->runs.n && ok; i++)
-		if (has_lsda(w, w->overlay->fdes.v[i].region))
+		if (!w->runs.v[i].is_thunks && has_lsda(w, w->overlay->fdes.v[i].region))
 			ok = write_lsda(w, &w->runs.v[i], &w->overlay->fdes.v[i], &sites);
 	w->overlay->sections[OVM_SECTION_LSDA] =
 	    (struct ovm_section){start, (uint32_t)w->out->n - start};
@@ -418,7 +425,24 @@ static bool write_cie(struct writer *w, struct cie_key *key)
 	return ok;
 }
 
-/* The CIE for code of @region, written if it is new. NULL: refused. */
+/* The CIE that says what @key says, written if it is new. NULL: refused. */
+static const struct cie_key *find_cie(struct writer *w, uint32_t region, struct cie_key key)
+{
+	for (uint32_t i = 0; i < w->cies.n; i++) {
+		const struct cie_key *have = &w->cies.v[i];
+		if (have->personality.v == key.personality.v && have->indirect == key.indirect &&
+		    have->has_lsda == key.has_lsda)
+			return have;
+	}
+	if (!write_cie(w, &key)) {
+		refuse(w, region, OVM_REFUSE_OUT_OF_RANGE);
+		return NULL;
+	}
+	ovm_vec_push(&w->cies, key);
+	return &w->cies.v[w->cies.n - 1];
+}
+
+/* The CIE for code of @region. NULL: refused. */
 static const struct cie_key *cie_for(struct writer *w, uint32_t region)
 {
 	const struct ovm_cie *cie = &w->program->regions->cfi.cies.v[region_of(w, region)->cie];
@@ -438,18 +462,7 @@ static const struct cie_key *cie_for(struct writer *w, uint32_t region)
 		key.indirect = cie->personality_enc & PE_INDIRECT;
 		key.has_lsda = has_lsda(w, region);
 	}
-	for (uint32_t i = 0; i < w->cies.n; i++) {
-		const struct cie_key *have = &w->cies.v[i];
-		if (have->personality.v == key.personality.v && have->indirect == key.indirect &&
-		    have->has_lsda == key.has_lsda)
-			return have;
-	}
-	if (!write_cie(w, &key)) {
-		refuse(w, region, OVM_REFUSE_OUT_OF_RANGE);
-		return NULL;
-	}
-	ovm_vec_push(&w->cies, key);
-	return &w->cies.v[w->cies.n - 1];
+	return find_cie(w, region, key);
 }
 
 static const ovm_cfi_spans *spans_of(struct writer *w, uint32_t region)
@@ -490,7 +503,9 @@ static bool write_program(struct writer *w, const struct run *run, const struct 
 
 static bool write_fde(struct writer *w, const struct run *run, struct ovm_new_fde *fde)
 {
-	const struct cie_key *cie = cie_for(w, fde->region);
+	const struct cie_key *cie =
+	    run->is_thunks ? find_cie(w, fde->region, (struct cie_key){{0}, false, false, 0})
+			   : cie_for(w, fde->region);
 	if (!cie)
 		return false;
 	size_t start = w->out->n;
@@ -504,7 +519,7 @@ static bool write_fde(struct writer *w, const struct run *run, struct ovm_new_fd
 		ok &= put_pcrel(w, ovm_va_add(w->overlay->base, run->lsda_off));
 	if (!ok)
 		return refuse(w, fde->region, OVM_REFUSE_OUT_OF_RANGE);
-	if (!write_program(w, run, fde))
+	if (!run->is_thunks && !write_program(w, run, fde))
 		return false;
 	close_record(w, start);
 	return true;

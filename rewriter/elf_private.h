@@ -1,11 +1,11 @@
 #ifndef OVM_ELF_PRIVATE_H
 #define OVM_ELF_PRIVATE_H
-/* Shared by elf_plan.c, elf_segment.c, elf_sections.c and elf_write.c only.
+/* Shared by the elf_*.c only.
  *
- *   input bytes (with edits)          new segment, R+X                                     tail,
- * not loaded | ehdr phdrs .. text .. shdrs |   | pad note moved OVERLAY eh_frame_hdr undo | | map
- * symtab strtab shstrtab shdrs | 0                          size   off = next page; va = next page
- * above the image
+ *   |   input bytes (with edits)   | new segment, R+X               | not loaded | |   ehdr phdrs
+ * .. text .. shdrs| pad note moved OVERLAY         | symtab strtab shstrtab shdrs | | |
+ * eh_frame_hdr map undo          |                              | 0                           size
+ * off = next page; va = next page above the image
  */
 #include "rewriter/elf_write.h"
 
@@ -85,8 +85,19 @@ struct ovm_elf_segment {
 	uint64_t eh_frame_hdr_size;
 	ovm_va undo;
 	uint64_t undo_size;
+	ovm_va map;
+	uint64_t map_size, map_hash;
 	uint64_t size; /* head + overlay + tail */
 };
+
+/* elf_map.c: the map as a string of numbers, appended to @out. */
+void ovm_elf_map_put(const struct ovm_overlay *overlay, struct ovm_buf *out);
+
+/* Sections, map, patch sites and tables of @overlay from the @size bytes at @map; what is said of
+ * the original is decoded from @image. False if they are not what ovm_elf_map_put writes. Patches
+ * have `at` and `len` only. Caller frees with ovm_overlay_fini in any case. */
+bool ovm_elf_map_read(const struct ovm_image *image, const uint8_t *map, uint64_t size,
+		      struct ovm_overlay *overlay);
 
 /* New build-id of the same length as the old one, from the old one and all that is added. */
 void ovm_elf_new_build_id(const struct ovm_image *image, const struct ovm_overlay *overlay,
@@ -98,6 +109,9 @@ uint32_t ovm_elf_note_size(void);
 void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_elf_plan *plan,
 			 const struct ovm_regions *regions, const struct ovm_overlay *overlay,
 			 struct ovm_elf_segment *segment);
+
+/* The map into the tail. */
+void ovm_elf_segment_map(const struct ovm_overlay *overlay, struct ovm_elf_segment *segment);
 
 /* The undo list into the tail, then the head: padding, note, moved pieces. @new_id: bytes of the
  * changed build-id. */
@@ -112,6 +126,9 @@ void ovm_elf_segment_head(const struct ovm_image *image, const struct ovm_elf_vi
  * @section. */
 void ovm_elf_debug_frame(const struct ovm_overlay *overlay, size_t section, struct ovm_buf *out);
 
+/* Most bytes of the original that are not loaded and that the undo list keeps all the same. */
+enum { OVM_ELF_KEEP_MAX = 64 << 10 };
+
 /* Everything behind the segment: map, symbols, names, section headers. @at: file offset of the
  * first byte of @out. Sets the section fields of @ehdr. Leaves @out empty if the input has no
  * section headers. */
@@ -119,5 +136,33 @@ void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *
 		      const struct ovm_elf_plan *plan, const struct ovm_regions *regions,
 		      const struct ovm_overlay *overlay, const struct ovm_elf_segment *segment,
 		      uint64_t at, Elf64_Ehdr *ehdr, struct ovm_buf *out);
+
+struct ovm_elf_output { /* a whole new file, but for what is copied from the input */
+	const struct ovm_image *image;
+	const struct ovm_overlay *overlay;
+	struct ovm_elf_view view; /* of the input */
+	struct ovm_elf_plan plan;
+	struct ovm_elf_edits edits;
+	struct ovm_elf_segment segment; /* at plan.off: head, overlay, tail */
+	struct ovm_buf sections;	/* behind the segment */
+	Elf64_Ehdr ehdr;
+	uint8_t id[sizeof(((struct ovm_image *)0)->build_id)];
+	uint8_t *phdrs; /* scratch */
+};
+
+/* elf_write.c. Fails as ovm_elf_write, but for I/O. Caller frees with ovm_elf_output_fini in any
+ * case. */
+int ovm_elf_compose(struct ovm_ctx *ctx, const struct ovm_image *image,
+		    const struct ovm_regions *regions, const struct ovm_overlay *overlay,
+		    const char *profile_hash, struct ovm_elf_output *out);
+void ovm_elf_output_fini(struct ovm_elf_output *out);
+
+/* elf_file.c: make the file @path whole or not at all, with the mode of @like but set-id bits.
+ * @fill writes its content to @fd, @in is @like opened. Fails as ovm_elf_write. */
+int ovm_elf_save(struct ovm_ctx *ctx, const char *like, const char *path, bool force,
+		 int (*fill)(struct ovm_ctx *ctx, void *arg, int in, int fd), void *arg);
+
+/* Write all of it at @off. False with errno. */
+bool ovm_elf_put(int fd, const uint8_t *bytes, uint64_t len, uint64_t off);
 
 #endif

@@ -1,12 +1,13 @@
-/* Section headers, symbols and the map of a rewritten file: nothing of this is loaded, all of it is
- * for tools.
+/* Section headers and symbols of a rewritten file: nothing of this is loaded, all of it is for
+ * tools.
  *
  * Old sections keep their indices (st_shndx of every symbol stays right); new ones come last. The
  * new segment is covered by SHF_ALLOC sections without a gap that holds anything: strip and objcopy
  * rebuild a segment from its sections and drop what no section claims.
  *
  *   .optvm.pad .note.optvm (moved: .interp ...) .optvm.text .optvm.rodata .optvm.lsda
- * .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.undo | .optvm.map .debug_frame (.symtab .strtab)
+ *   .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.map .optvm.undo
+ *   not loaded: .debug_frame (.symtab .strtab)
  *
  * The merged table takes the name .eh_frame_hdr (perf looks it up by name), the old one becomes
  * .optvm.org.eh_frame_hdr.
@@ -14,11 +15,6 @@
  * Symbols: each run of copied code is a LOCAL FUNC "name.optvm.N". Locals must come before globals,
  * so the table is written anew; where a relocation section refers to it by index (-Wl,-q) it stays
  * as it is and the copies go without names.
- *
- * The map, for profiles of the rewritten program: uleb128 version 1, then runs, ended by a run of
- * size 0: uleb128 gap since the last run's end (overlay bytes), uleb128 size << 2 | kind, sleb128
- * original address - end of the last run's kind 0: a copy byte by byte; 1: one instruction of
- * another length; 2: a jump of ours, about to execute the original address.
  */
 #include "rewriter/elf_private.h"
 
@@ -126,44 +122,6 @@ static void rename_old_hdr(struct table *table, const struct ovm_image *image)
 			    sizeof(".optvm.org.eh_frame_hdr"));
 		return;
 	}
-}
-
-/* --- map
- * -------------------------------------------------------------------------------------------------------
- */
-
-static void put_map(const struct ovm_overlay *overlay, struct ovm_buf *out)
-{
-	const struct ovm_map *map = &overlay->map;
-	uint64_t end = 0, old_end = 0;
-	ovm_buf_uleb(out, 1);
-	for (uint32_t i = 0; i < map->v.n;) {
-		const struct ovm_map_entry *first = &map->v.v[i];
-		if (first->flags & OVM_MAP_PAD) {
-			i++;
-			continue;
-		}
-		unsigned kind = first->flags & OVM_MAP_SYNTH ? 2 : first->new_len != first->old_len;
-		uint64_t size = first->new_len, old_size = kind == 2 ? 0 : first->old_len;
-		for (i++; kind == 0 && i < map->v.n; i++) {
-			const struct ovm_map_entry *next = &map->v.v[i];
-			if ((next->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) ||
-			    next->new_len != next->old_len || next->off != first->off + size ||
-			    next->old.v != first->old.v + size)
-				break;
-			size += next->new_len;
-			old_size += next->new_len;
-		}
-		if (!size)
-			continue;
-		ovm_buf_uleb(out, first->off - end);
-		ovm_buf_uleb(out, size << 2 | kind);
-		ovm_buf_sleb(out, (int64_t)(first->old.v - old_end));
-		end = first->off + size;
-		old_end = first->old.v + old_size;
-	}
-	ovm_buf_uleb(out, 0);
-	ovm_buf_uleb(out, 0);
 }
 
 /* --- symbols
@@ -365,15 +323,13 @@ void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *
 		rename_old_hdr(&table, image);
 	add_loaded(&table, plan, ".eh_frame_hdr", SHT_PROGBITS, 0, segment->eh_frame_hdr.v,
 		   segment->eh_frame_hdr_size);
+	add_loaded(&table, plan, ".optvm.map", SHT_PROGBITS, 0, segment->map.v, segment->map_size);
 	add_loaded(&table, plan, ".optvm.undo", SHT_PROGBITS, 0, segment->undo.v,
 		   segment->undo_size);
 
-	size_t start = out->n;
-	put_map(overlay, out);
-	place(add(&table, ".optvm.map", SHT_PROGBITS, 0), at, out, start);
 	put_debug_frame(view, overlay, at, &table, out);
 	put_symbols(image, view, plan, regions, overlay, text, at, &table, out);
-	start = out->n;
+	size_t start = out->n;
 	ovm_buf_put(out, table.names.v, table.names.n);
 	place(&table.v[view->ehdr.e_shstrndx], at, out, start);
 

@@ -1,18 +1,21 @@
 /* What stands around the overlay in the new segment: before it the note and the pieces that made
- * room for the program header, behind it the merged .eh_frame_hdr and the undo list.
+ * room for the program header, behind it what is made from the finished overlay.
  *
- *   va   +0    64 zero bytes (see elf_plan.c)
- *        +64   note "optvm"           fixed size, so that the overlay's base is known before the
- * overlay is moved pieces           .interp, .note.ABI-tag +overlay_off                 the
- * overlay, 64-byte aligned .eh_frame_hdr          every entry of the old table, then the overlay's:
- * it lies above, so that is sorted undo list              what the changed bytes of the original
- * were
+ *   va   +0             64 zero bytes (see elf_plan.c)
+ *        +64            note "optvm": fixed size, so that the overlay's base is known before it
+ *                       moved pieces: .interp, .note.ABI-tag
+ *        +overlay_off   the overlay, 64-byte aligned
+ *                       .eh_frame_hdr: every entry of the old table, then the overlay's: it lies
+ *                       above, so that is sorted
+ *                       map
+ *                       undo list: what the changed bytes of the original were
  *
  * The old table is copied raw: FDEs that the analyzer dropped must still be found by the unwinder.
  */
 #include "rewriter/elf_private.h"
 #include "rewriter/ehframe.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +24,8 @@
 #define TOOL_VERSION "0.1.0"
 
 enum { NOTE_HEAD = 12 + 8 }; /* namesz, descsz, type, "optvm\0" padded to 8 */
-_Static_assert(sizeof(struct ovm_note) % 4 == 0, "notes are padded to 4 bytes");
+_Static_assert(sizeof(struct ovm_note) == 256,
+	       "no holes: the note is hashed and padded to 4 bytes");
 
 uint32_t ovm_elf_note_size(void)
 {
@@ -120,6 +124,31 @@ void ovm_elf_segment_hdr(const struct ovm_image *image, const struct ovm_elf_pla
 	ovm_vec_free(&entries);
 }
 
+void ovm_elf_segment_map(const struct ovm_overlay *overlay, struct ovm_elf_segment *segment)
+{
+	size_t start = segment->tail.n;
+	ovm_elf_map_put(overlay, &segment->tail);
+	segment->map = ovm_va_of(overlay->base.v + overlay->size + start);
+	segment->map_size = segment->tail.n - start;
+	segment->map_hash = XXH3_64bits(segment->tail.v + start, segment->map_size);
+}
+
+/* The rest of the file behind the last loaded byte, if nothing of it was recorded before @end. */
+static void put_unloaded(const struct ovm_elf_view *view, uint64_t end, struct ovm_buf *out)
+{
+	uint64_t loaded = end;
+	for (uint32_t i = 0; i < view->n_phdrs; i++) {
+		const Elf64_Phdr *ph = &view->phdrs[i];
+		if (ph->p_type == PT_LOAD && ph->p_offset + ph->p_filesz > loaded)
+			loaded = ph->p_offset + ph->p_filesz;
+	}
+	if (loaded >= view->size || view->size - loaded > OVM_ELF_KEEP_MAX)
+		return;
+	ovm_buf_uleb(out, loaded - end);
+	ovm_buf_uleb(out, view->size - loaded);
+	ovm_buf_put(out, view->bytes + loaded, view->size - loaded);
+}
+
 void ovm_elf_segment_undo(const struct ovm_elf_view *view, const struct ovm_elf_edits *edits,
 			  const struct ovm_overlay *overlay, struct ovm_elf_segment *segment)
 {
@@ -132,6 +161,7 @@ void ovm_elf_segment_undo(const struct ovm_elf_view *view, const struct ovm_elf_
 		ovm_buf_put(&segment->tail, view->bytes + edit->off, edit->len);
 		end = edit->off + edit->len;
 	}
+	put_unloaded(view, end, &segment->tail);
 	ovm_buf_uleb(&segment->tail, 0);
 	ovm_buf_uleb(&segment->tail, 0);
 	segment->undo = ovm_va_of(overlay->base.v + overlay->size + start);
@@ -153,10 +183,18 @@ static void put_note(const struct ovm_image *image, const struct ovm_elf_plan *p
 	    .n_patches = overlay->patches.n,
 	    .build_id_len = image->build_id_len,
 	    .tool = TOOL_VERSION,
+	    .map = segment->map.v,
+	    .map_size = segment->map_size,
+	    .map_hash = segment->map_hash,
+	    .overlay_hash = XXH3_64bits(overlay->bytes, overlay->size),
 	};
+	XXH128_hash_t hash = XXH3_128bits(image->bytes, image->size);
+	note.original_hash[0] = hash.low64;
+	note.original_hash[1] = hash.high64;
 	memcpy(note.build_id, image->build_id, image->build_id_len);
 	if (profile_hash)
 		snprintf(note.profile_hash, sizeof(note.profile_hash), "%s", profile_hash);
+	note.check = XXH3_64bits(&note, offsetof(struct ovm_note, check));
 	ovm_buf_u32(&segment->head, sizeof(OVM_NOTE_OWNER));
 	ovm_buf_u32(&segment->head, sizeof(note));
 	ovm_buf_u32(&segment->head, OVM_NOTE_TYPE);

@@ -17,20 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct writer {
-	struct ovm_ctx *ctx;
-	const struct ovm_image *image;
-	const struct ovm_overlay *overlay;
-	struct ovm_elf_view view;
-	struct ovm_elf_plan plan;
-	struct ovm_elf_edits edits;
-	struct ovm_elf_segment segment;
-	struct ovm_buf sections;
-	Elf64_Ehdr ehdr;
-	uint8_t id[sizeof(((struct ovm_image *)0)->build_id)];
-	uint8_t *phdrs; /* scratch */
-};
-
 /* --- which bytes change
  * ---------------------------------------------------------------------------------------- */
 
@@ -55,14 +41,14 @@ static uint8_t *edit_at(struct ovm_elf_edits *edits, uint64_t off)
 	return NULL;
 }
 
-static uint64_t table_size(const struct writer *w)
+static uint64_t table_size(const struct ovm_elf_output *w)
 {
 	if (w->plan.n_grow)
 		return w->plan.table_end - w->view.ehdr.e_phoff;
 	return (uint64_t)w->view.n_phdrs * sizeof(Elf64_Phdr);
 }
 
-static int patch_edits(struct writer *w)
+static int patch_edits(struct ovm_ctx *ctx, struct ovm_elf_output *w)
 {
 	for (uint32_t i = 0; i < w->overlay->patches.n; i++) {
 		const struct ovm_patch *patch = &w->overlay->patches.v[i];
@@ -71,7 +57,7 @@ static int patch_edits(struct writer *w)
 		if (patch->len > sizeof(patch->old_bytes) || !old ||
 		    memcmp(old, patch->old_bytes, patch->len) ||
 		    !ovm_image_va_to_off(w->image, patch->at, &off))
-			return ovm_fail(w->ctx, OVM_E_INTERNAL,
+			return ovm_fail(ctx, OVM_E_INTERNAL,
 					"%s: the patch at 0x%llx is not for these bytes",
 					w->image->path, (unsigned long long)patch->at.v);
 		push_edit(&w->edits, off.v, patch->new_bytes, patch->len);
@@ -80,7 +66,7 @@ static int patch_edits(struct writer *w)
 }
 
 /* The build-id where it stands, unless its note moves. */
-static void build_id_edit(struct writer *w)
+static void build_id_edit(struct ovm_elf_output *w)
 {
 	uint64_t off = w->image->build_id_off.v;
 	if (!w->image->build_id_len)
@@ -93,14 +79,14 @@ static void build_id_edit(struct writer *w)
 	push_edit(&w->edits, off, w->id, w->image->build_id_len);
 }
 
-static int collect_edits(struct writer *w)
+static int collect_edits(struct ovm_ctx *ctx, struct ovm_elf_output *w)
 {
 	size_t size = table_size(w);
 	w->phdrs = ovm_alloc(size);
 	push_edit(&w->edits, 0, &w->view.ehdr, sizeof(w->view.ehdr));
 	push_edit(&w->edits, w->view.ehdr.e_phoff, w->phdrs, size);
 	build_id_edit(w);
-	int err = patch_edits(w);
+	int err = patch_edits(ctx, w);
 	if (err)
 		return err;
 	struct ovm_elf_edits *edits = &w->edits;
@@ -108,7 +94,7 @@ static int collect_edits(struct writer *w)
 	for (uint32_t i = 0; i < edits->v.n; i++) {
 		uint64_t end = edits->v.v[i].off + edits->v.v[i].len;
 		if (end > w->image->size || (i + 1 < edits->v.n && end > edits->v.v[i + 1].off))
-			return ovm_fail(w->ctx, OVM_E_FORMAT,
+			return ovm_fail(ctx, OVM_E_FORMAT,
 					"%s: headers, build-id or code overlap at offset 0x%llx",
 					w->image->path, (unsigned long long)edits->v.v[i].off);
 	}
@@ -119,7 +105,7 @@ static int collect_edits(struct writer *w)
  * --------------------------------------------------------------------------------------------- */
 
 /* The headers' new values, now that all sizes are known. */
-static void finish_headers(struct writer *w)
+static void finish_headers(struct ovm_elf_output *w)
 {
 	const struct ovm_elf_plan *plan = &w->plan;
 	uint64_t phoff = w->view.ehdr.e_phoff;
@@ -141,24 +127,25 @@ static void finish_headers(struct writer *w)
 	memcpy(edit_at(&w->edits, 0), &w->ehdr, sizeof(w->ehdr));
 }
 
-static int compose(struct writer *w, const struct ovm_regions *regions,
-		   const struct ovm_elf_opts *opts)
+static int compose(struct ovm_ctx *ctx, const struct ovm_regions *regions, const char *profile_hash,
+		   struct ovm_elf_output *w)
 {
 	const struct ovm_overlay *overlay = w->overlay;
 	if (overlay->base.v != w->plan.va.v + w->plan.overlay_off)
-		return ovm_fail(w->ctx, OVM_E_INTERNAL, "overlay built for 0x%llx, planned 0x%llx",
+		return ovm_fail(ctx, OVM_E_INTERNAL, "overlay built for 0x%llx, planned 0x%llx",
 				(unsigned long long)overlay->base.v,
 				(unsigned long long)(w->plan.va.v + w->plan.overlay_off));
-	int err = collect_edits(w);
+	int err = collect_edits(ctx, w);
 	if (err)
 		return err;
 	ovm_elf_segment_hdr(w->image, &w->plan, regions, overlay, &w->segment);
+	ovm_elf_segment_map(overlay, &w->segment);
 	ovm_elf_segment_undo(&w->view, &w->edits, overlay, &w->segment);
-	ovm_elf_segment_head(w->image, &w->view, &w->plan, overlay, opts->profile_hash, w->id,
+	ovm_elf_segment_head(w->image, &w->view, &w->plan, overlay, profile_hash, w->id,
 			     &w->segment);
 	if (!w->image->is_dyn && w->plan.va.v + w->segment.size > 0x7fffffff)
-		return ovm_fail(w->ctx, OVM_E_FORMAT,
-				"%s: the new segment does not fit below 2 GiB", w->image->path);
+		return ovm_fail(ctx, OVM_E_FORMAT, "%s: the new segment does not fit below 2 GiB",
+				w->image->path);
 	w->ehdr = w->view.ehdr;
 	ovm_elf_sections(w->image, &w->view, &w->plan, regions, overlay, &w->segment,
 			 w->plan.off + w->segment.size, &w->ehdr, &w->sections);
@@ -166,34 +153,39 @@ static int compose(struct writer *w, const struct ovm_regions *regions,
 	return 0;
 }
 
+int ovm_elf_compose(struct ovm_ctx *ctx, const struct ovm_image *image,
+		    const struct ovm_regions *regions, const struct ovm_overlay *overlay,
+		    const char *profile_hash, struct ovm_elf_output *out)
+{
+	*out = (struct ovm_elf_output){.image = image, .overlay = overlay};
+	int err = ovm_elf_view_init(ctx, image, &out->view);
+	if (!err)
+		err = ovm_elf_plan_make(ctx, image, &out->view, &out->plan);
+	return err ? err : compose(ctx, regions, profile_hash, out);
+}
+
+void ovm_elf_output_fini(struct ovm_elf_output *out)
+{
+	ovm_elf_view_fini(&out->view);
+	ovm_vec_free(&out->edits.v);
+	ovm_buf_free(&out->edits.bytes);
+	ovm_buf_free(&out->segment.head);
+	ovm_buf_free(&out->segment.tail);
+	ovm_buf_free(&out->sections);
+	free(out->phdrs);
+	*out = (struct ovm_elf_output){0};
+}
+
 /* --- the file
  * --------------------------------------------------------------------------------------------------
  */
-
-static bool put(int fd, const uint8_t *bytes, uint64_t len, uint64_t off)
-{
-	while (len) {
-		size_t chunk = len < (64u << 20) ? (size_t)len : 64u << 20;
-		ssize_t n = pwrite(fd, bytes, chunk, (off_t)off);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			errno = n ? errno : ENOSPC;
-			return false;
-		}
-		bytes += n;
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return true;
-}
 
 /* Let the kernel copy (and share blocks where the file system can); what it will not, we write from
  * the mapping. */
 static bool copy_input(const struct ovm_image *image, int in, int fd)
 {
 	uint64_t done = 0;
-	while (done < image->size) {
+	while (in >= 0 && done < image->size) {
 		off_t from = (off_t)done, to = (off_t)done;
 		ssize_t n = copy_file_range(in, &from, fd, &to, image->size - done, 0);
 		if (n < 0 && errno == EINTR)
@@ -202,12 +194,12 @@ static bool copy_input(const struct ovm_image *image, int in, int fd)
 			break;
 		done += (uint64_t)n;
 	}
-	return put(fd, image->bytes + done, image->size - done, done);
+	return ovm_elf_put(fd, image->bytes + done, image->size - done, done);
 }
 
 /* The copy comes from the path, everything else from the mapping: the bytes that change must be the
  * same in both. */
-static int same_bytes(const struct writer *w, int fd)
+static int same_bytes(struct ovm_ctx *ctx, const struct ovm_elf_output *w, int fd)
 {
 	uint8_t now[256];
 	for (uint32_t i = 0; i < w->edits.v.n; i++) {
@@ -215,118 +207,57 @@ static int same_bytes(const struct writer *w, int fd)
 		size_t n = edit->len < sizeof(now) ? edit->len : sizeof(now);
 		if (pread(fd, now, n, (off_t)edit->off) != (ssize_t)n ||
 		    memcmp(now, w->view.bytes + edit->off, n))
-			return ovm_fail(w->ctx, OVM_E_IO, "%s changed while it was being read",
+			return ovm_fail(ctx, OVM_E_IO, "%s changed while it was being read",
 					w->image->path);
 	}
 	return 0;
 }
 
-static int fill(struct writer *w, int in, int fd, const char *path)
+struct filling {
+	const struct ovm_elf_output *output;
+	bool from_memory;
+	const char *path; /* for messages */
+};
+
+static int fill(struct ovm_ctx *ctx, void *arg, int in, int fd)
 {
+	const struct filling *filling = arg;
+	const struct ovm_elf_output *w = filling->output;
 	const struct ovm_elf_segment *segment = &w->segment;
 	uint64_t at = w->plan.off;
-	bool ok = copy_input(w->image, in, fd);
+	struct stat st;
+	if (!filling->from_memory && (fstat(in, &st) || (uint64_t)st.st_size != w->image->size))
+		return ovm_fail(ctx, OVM_E_IO, "%s changed while it was being read",
+				w->image->path);
+	bool ok = copy_input(w->image, filling->from_memory ? -1 : in, fd);
 	if (ok) {
-		int err = same_bytes(w, fd);
+		int err = same_bytes(ctx, w, fd);
 		if (err)
 			return err;
 	}
 	for (uint32_t i = 0; i < w->edits.v.n && ok; i++) {
 		const struct ovm_elf_edit *edit = &w->edits.v.v[i];
-		ok = put(fd, w->edits.bytes.v + edit->at, edit->len, edit->off);
+		ok = ovm_elf_put(fd, w->edits.bytes.v + edit->at, edit->len, edit->off);
 	}
-	ok = ok && put(fd, segment->head.v, segment->head.n, at);
+	ok = ok && ovm_elf_put(fd, segment->head.v, segment->head.n, at);
 	at += segment->head.n;
-	ok = ok && put(fd, w->overlay->bytes, w->overlay->size, at);
+	ok = ok && ovm_elf_put(fd, w->overlay->bytes, w->overlay->size, at);
 	at += w->overlay->size;
-	ok = ok && put(fd, segment->tail.v, segment->tail.n, at);
+	ok = ok && ovm_elf_put(fd, segment->tail.v, segment->tail.n, at);
 	at += segment->tail.n;
-	ok = ok && put(fd, w->sections.v, w->sections.n, at);
-	if (!ok || fsync(fd))
-		return ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot write %s", path);
-	return 0;
-}
-
-static int check_output(struct ovm_ctx *ctx, const struct stat *in, const char *path, bool force)
-{
-	struct stat out;
-	if (stat(path, &out))
-		return 0;
-	if (out.st_dev == in->st_dev && out.st_ino == in->st_ino)
-		return ovm_fail(ctx, OVM_E_USAGE, "%s is the input: choose another output (-o)",
-				path);
-	if (!S_ISREG(out.st_mode))
-		return ovm_fail(ctx, OVM_E_USAGE, "%s exists and is not a regular file", path);
-	if (!force)
-		return ovm_fail(ctx, OVM_E_USAGE, "%s exists: overwrite it with -f", path);
-	return 0;
-}
-
-static int publish(struct writer *w, int fd, const char *temp, const char *path, mode_t mode,
-		   bool force)
-{
-	if (fchmod(fd, mode & 0777))
-		return ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot set the mode of %s", temp);
-	if (!force && !renameat2(AT_FDCWD, temp, AT_FDCWD, path, RENAME_NOREPLACE))
-		return 0;
-	if (!force && errno == EEXIST)
-		return ovm_fail(w->ctx, OVM_E_USAGE, "%s exists: overwrite it with -f", path);
-	if (!force && errno != EINVAL && errno != ENOSYS) /* file systems without the flag */
-		return ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot create %s", path);
-	if (rename(temp, path))
-		return ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot create %s", path);
-	return 0;
-}
-
-static int write_file(struct writer *w, bool force, const char *path)
-{
-	struct stat st;
-	int in = open(w->image->path, O_RDONLY | O_CLOEXEC);
-	if (in < 0 || fstat(in, &st)) {
-		int err = ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot open %s", w->image->path);
-		if (in >= 0)
-			close(in);
-		return err;
-	}
-	char *temp = ovm_asprintf("%s.optvm-XXXXXX", path);
-	int fd = -1, err = check_output(w->ctx, &st, path, force);
-	if (!err && (uint64_t)st.st_size != w->image->size)
-		err = ovm_fail(w->ctx, OVM_E_IO, "%s changed while it was being read",
-			       w->image->path);
-	if (!err && (fd = mkostemp(temp, O_CLOEXEC)) < 0)
-		err = ovm_fail_errno(w->ctx, OVM_E_IO, errno, "cannot create %s", path);
-	if (!err)
-		err = fill(w, in, fd, path);
-	if (!err)
-		err = publish(w, fd, temp, path, st.st_mode, force);
-	if (fd >= 0) {
-		close(fd);
-		if (err)
-			unlink(temp);
-	}
-	close(in);
-	free(temp);
-	return err;
+	ok = ok && ovm_elf_put(fd, w->sections.v, w->sections.n, at);
+	return ok ? 0 : ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot write %s", filling->path);
 }
 
 int ovm_elf_write(struct ovm_ctx *ctx, const struct ovm_image *image,
 		  const struct ovm_regions *regions, const struct ovm_overlay *overlay,
 		  const struct ovm_elf_opts *opts, const char *path)
 {
-	struct writer w = {.ctx = ctx, .image = image, .overlay = overlay};
-	int err = ovm_elf_view_init(ctx, image, &w.view);
+	struct ovm_elf_output output;
+	struct filling filling = {&output, opts->from_memory, path};
+	int err = ovm_elf_compose(ctx, image, regions, overlay, opts->profile_hash, &output);
 	if (!err)
-		err = ovm_elf_plan_make(ctx, image, &w.view, &w.plan);
-	if (!err)
-		err = compose(&w, regions, opts);
-	if (!err)
-		err = write_file(&w, opts->force, path);
-	ovm_elf_view_fini(&w.view);
-	ovm_vec_free(&w.edits.v);
-	ovm_buf_free(&w.edits.bytes);
-	ovm_buf_free(&w.segment.head);
-	ovm_buf_free(&w.segment.tail);
-	ovm_buf_free(&w.sections);
-	free(w.phdrs);
+		err = ovm_elf_save(ctx, image->path, path, opts->force, fill, &filling);
+	ovm_elf_output_fini(&output);
 	return err;
 }

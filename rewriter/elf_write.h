@@ -10,12 +10,16 @@
  *   len bytes        of the original file
  *
  * and covers every byte of the original that was changed: ELF header, program headers, build-id, entry patches. Writing
- * them back and cutting the file to original_size restores it byte by byte.
+ * them back and cutting the file to original_size restores it byte by byte. What is not loaded (section headers, names) is
+ * in the list too if it is short, as in stripped files: then a file that strip or objcopy went over can still be undone.
+ *
+ * The map (elf_map.c) says which copy is of what: for `verify`, and for profiles of the rewritten program. It is in the segment
+ * too, though nobody reads it at run time: llvm-strip and eu-strip throw away what is not loaded.
  */
 #include "rewriter/overlay.h"
 
 #define OVM_NOTE_OWNER "optvm"
-enum { OVM_NOTE_TYPE = 1, OVM_NOTE_VERSION = 1 };
+enum { OVM_NOTE_TYPE = 1, OVM_NOTE_VERSION = 2 };
 
 struct ovm_note { /* little-endian, as laid out here */
 	uint32_t version;     /* OVM_NOTE_VERSION */
@@ -28,6 +32,11 @@ struct ovm_note { /* little-endian, as laid out here */
 	uint8_t build_id[64]; /* the original one */
 	char tool[16];        /* version, zero padded */
 	char profile_hash[64];/* zero padded; empty: no profile */
+	uint64_t map, map_size; /* link-time address, bytes */
+	uint64_t map_hash;      /* all hashes: XXH3 */
+	uint64_t overlay_hash;
+	uint64_t original_hash[2]; /* of the whole original, low and high half */
+	uint64_t check;         /* of this note up to here */
 };
 
 /* Choose where the new segment goes; *base receives the link-time address the overlay must be built for (64-byte aligned, room before
@@ -37,6 +46,7 @@ int ovm_elf_plan(struct ovm_ctx *ctx, const struct ovm_image *image, ovm_va *bas
 struct ovm_elf_opts {
 	bool force;                /* overwrite an existing output */
 	const char *profile_hash;  /* for the note, may be NULL */
+	bool from_memory;          /* image->path is not the input itself, only gives its mode: copy image->bytes */
 };
 
 /* Write @path: temporary in the same folder, fsync, rename; input's mode minus set-id bits; never over the input.

@@ -19,6 +19,7 @@
 #include "rewriter/count.h"
 #include "rewriter/fixup.h"
 #include "rewriter/relax.h"
+#include "rewriter/value.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +133,7 @@ static bool is_next(const struct ovm_emit_plan *plan, uint32_t i, const struct p
 	if (at->bb == OVM_NONE || i + 1 >= plan->layout->slots.n || i + 1 == plan->layout->n_hot)
 		return false;
 	const struct ovm_slot *next = &plan->layout->slots.v[i + 1];
-	return next->cfg == at->cfg && next->block == at->bb && !next->stub;
+	return next->cfg == at->cfg && next->block == at->bb && !next->stub && !next->call;
 }
 
 /* One way out of a block: where the original goes, and where that leads in the end. */
@@ -249,6 +250,15 @@ static const struct ovm_plt *called_stub(const struct ovm_emit_plan *plan,
 	return ovm_image_plt(plan->program->image, insn->target);
 }
 
+/* Bytes of the copy of instruction @k, which is no table load. */
+static uint32_t call_len(const struct ovm_emit_plan *plan, uint32_t cfg, uint32_t k)
+{
+	const struct ovm_insn *insn = &plan->program->cfgs.v[cfg]->insns[k];
+	if (insn->kind == OVM_INSN_CALL_IND && ovm_value_slot(plan, cfg, k) != OVM_NONE)
+		return OVM_VALUE_CALL_LEN;
+	return called_stub(plan, insn) ? GOT_CALL_LEN : insn->len;
+}
+
 static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 {
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
@@ -262,8 +272,7 @@ static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 	const struct ovm_insn *last = &cfg->insns[end - 1];
 	piece->body += (uint32_t)(last->va.v + last->len - block->lo.v);
 	for (uint32_t k = block->first_insn; k < end; k++)
-		piece->body +=
-		    called_stub(plan, &cfg->insns[k]) ? GOT_CALL_LEN - cfg->insns[k].len : 0;
+		piece->body += call_len(plan, slot->cfg, k) - cfg->insns[k].len;
 	for (uint32_t t = ovm_tables_find(&plan->tables, slot->cfg, block->first_insn);
 	     t < plan->tables.loads.n; t++) {
 		const struct ovm_tables_load *load = &plan->tables.loads.v[t];
@@ -290,7 +299,7 @@ static void index_slots(struct ovm_emit_plan *plan)
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
 		OVM_ASSERT(slot->cfg < program->cfgs.n && program->cfgs.v[slot->cfg] &&
 			   slot->block < program->cfgs.v[slot->cfg]->n_blocks);
-		if (!slot->stub)
+		if (!slot->stub && !slot->call)
 			plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
 	}
 }
@@ -308,6 +317,13 @@ static void plan_stub(struct ovm_emit_plan *plan, uint32_t i)
 	piece->dest[0] = dest_at(plan, &to);
 }
 
+static void plan_thunk(struct ovm_emit_plan *plan, uint32_t i)
+{
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	const struct ovm_insn *insn = &plan->program->cfgs.v[slot->cfg]->insns[slot->call - 1];
+	plan->pieces[i].body = ovm_value_len(plan->program->image, insn);
+}
+
 int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
 		       const struct ovm_overlay_opts *opts, struct ovm_emit_plan *plan,
 		       struct ovm_bad *bad)
@@ -321,9 +337,15 @@ int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layou
 	if (rc)
 		return rc;
 	plan->pieces = ovm_alloc_array(layout->slots.n, sizeof(*plan->pieces));
-	if (plan->probes)
+	if (plan->probes) {
 		ovm_count_plan(plan);
+		ovm_value_plan(plan);
+	}
 	for (uint32_t i = 0; i < layout->slots.n; i++) {
+		if (layout->slots.v[i].call) {
+			plan_thunk(plan, i);
+			continue;
+		}
 		if (layout->slots.v[i].stub) {
 			plan_stub(plan, i);
 			continue;
@@ -342,6 +364,7 @@ void ovm_emit_plan_fini(struct ovm_emit_plan *plan)
 	free(plan->cfg_base);
 	free(plan->slot_of);
 	free(plan->stub_of);
+	ovm_vec_free(&plan->sites);
 	ovm_vec_free(&plan->originals);
 	ovm_tables_fini(&plan->tables);
 	*plan = (struct ovm_emit_plan){0};
@@ -425,6 +448,19 @@ static enum ovm_refusal write_got_call(struct writer *w, const struct ovm_insn *
 	return OVM_REFUSE_NONE;
 }
 
+/* The indirect call becomes a direct one of its thunk. */
+static enum ovm_refusal write_thunk_call(struct writer *w, const struct ovm_insn *insn,
+					 uint32_t slot)
+{
+	uint8_t *at = w->bytes + w->off;
+	at[0] = 0xe8;
+	if (!ovm_fixup_rel32(at + 1, ovm_va_add(w->base, w->off + OVM_VALUE_CALL_LEN),
+			     ovm_va_add(w->base, w->plan->pieces[slot].off)))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, insn->va, OVM_VALUE_CALL_LEN, insn->len, OVM_MAP_CALL);
+	return OVM_REFUSE_NONE;
+}
+
 /* Copy one instruction; @load is its index in tables.loads or OVM_NONE. */
 static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 				  const uint8_t *from, uint32_t load)
@@ -465,8 +501,11 @@ static enum ovm_refusal write_insn(struct writer *w, uint32_t i, uint32_t k, uin
 	enum ovm_refusal why = OVM_REFUSE_NONE;
 	if (k == count_at)
 		why = write_counter(w, i, insn->va);
+	uint32_t thunk =
+	    insn->kind == OVM_INSN_CALL_IND ? ovm_value_slot(w->plan, slot->cfg, k) : OVM_NONE;
 	if (why == OVM_REFUSE_NONE)
-		why = copy_insn(w, insn, from, load);
+		why = thunk == OVM_NONE ? copy_insn(w, insn, from, load)
+					: write_thunk_call(w, insn, thunk);
 	if (why == OVM_REFUSE_NONE && w->plan->probes && ovm_count_has_exit(cfg, slot->block, k))
 		write_exit(w, insn);
 	return why;
@@ -581,6 +620,17 @@ static enum ovm_refusal write_stub(struct writer *w, uint32_t i)
 	return why;
 }
 
+static enum ovm_refusal write_thunk(struct writer *w, uint32_t i)
+{
+	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
+	ovm_va call = w->plan->program->cfgs.v[slot->cfg]->insns[slot->call - 1].va;
+	w->extra = 0;
+	if (!ovm_value_write(w->plan, i, ovm_va_add(w->base, w->off), w->bytes + w->off))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, call, w->plan->pieces[i].body, 0, OVM_MAP_PAD | OVM_MAP_THUNK);
+	return OVM_REFUSE_NONE;
+}
+
 static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 {
 	const struct ovm_emit_plan *plan = w->plan;
@@ -592,6 +642,8 @@ static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 		return OVM_REFUSE_NOT_IN_TEXT;
 	if (slot->stub)
 		return write_stub(w, i);
+	if (slot->call)
+		return write_thunk(w, i);
 	w->extra =
 	    plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] == i ? 0 : OVM_MAP_DUPLICATE;
 	write_padding(w, &plan->pieces[i], block->lo);
@@ -609,7 +661,7 @@ static uint64_t count_entries(const struct ovm_emit_plan *plan)
 		const struct ovm_piece *piece = &plan->pieces[i];
 		n += piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
 		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ) +
-		     ovm_count_entries(plan, i);
+		     ovm_count_entries(plan, i) + !!plan->layout->slots.v[i].call;
 	}
 	return n;
 }

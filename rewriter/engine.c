@@ -117,7 +117,7 @@ static void discard(struct ovm_engine *engine)
 
 /* Instrumented copies are not worth a good order: they run for a moment, and the counters cost
  * more. */
-static int plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
+static void plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
 			 struct ovm_engine *engine, struct ovm_overlay_opts *overlay_opts)
 {
 	struct stopwatch watch = {0};
@@ -127,7 +127,6 @@ static int plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts *
 	overlay_opts->counters = opts->counters;
 	ovm_log(OVM_LOG_INFO, "probes: %u counters for %u arcs, %.1f ms", engine->probes.n_counters,
 		engine->probes.arcs.n, lap_ms(&watch));
-	return (uint64_t)engine->probes.n_counters * 8 > opts->counters_room ? OVM_REFUSED : 0;
 }
 
 static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
@@ -144,8 +143,8 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 		engine->layout.n_hot, lap_ms(&watch));
 	if (!engine->layout.slots.n)
 		return 0;
-	if (opts->is_counting && plan_counters(dec, opts, engine, &overlay_opts))
-		return OVM_REFUSED;
+	if (opts->is_counting)
+		plan_counters(dec, opts, engine, &overlay_opts);
 	lap_ms(&watch);
 	int rc = ovm_overlay_build(ctx, &engine->program, &engine->layout, &overlay_opts,
 				   &engine->overlay, bad_cfg, why);
@@ -153,9 +152,13 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 		ovm_log(OVM_LOG_INFO, "overlay: graph %u refused: %s", *bad_cfg,
 			ovm_refusal_id(*why));
 	else if (rc == 0)
-		ovm_log(OVM_LOG_INFO, "overlay: %u bytes, %u instructions, %u patches, %.1f ms",
+		ovm_log(OVM_LOG_INFO,
+			"overlay: %u bytes, %u instructions, %u patches, %u sites, %.1f ms",
 			engine->overlay.size, engine->overlay.n_insns, engine->overlay.patches.n,
-			lap_ms(&watch));
+			engine->overlay.sites.n, lap_ms(&watch));
+	if (rc == 0 && (uint64_t)engine->overlay.n_counters * 8 > opts->counters_room &&
+	    opts->is_counting)
+		return OVM_REFUSED;
 	return rc;
 }
 

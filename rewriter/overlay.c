@@ -44,7 +44,8 @@ static void count_copied(const struct ovm_emit_plan *plan, struct ovm_overlay *o
 	free(seen);
 	overlay->n_blocks = 0;
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++)
-		overlay->n_blocks += !plan->layout->slots.v[i].stub;
+		overlay->n_blocks +=
+		    !plan->layout->slots.v[i].stub && !plan->layout->slots.v[i].call;
 	for (uint32_t i = 0; i < overlay->map.v.n; i++)
 		overlay->n_insns += !(overlay->map.v.v[i].flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
 }
@@ -58,6 +59,20 @@ static void keep_claims(const struct ovm_emit_plan *plan, struct ovm_overlay *ov
 		overlay->tables.v[i].new_off += off;
 	}
 	overlay->tables.n = plan->tables.claims.n;
+}
+
+static void keep_counters(const struct ovm_emit_plan *plan, struct ovm_overlay *overlay)
+{
+	if (!plan->probes)
+		return;
+	overlay->counters = plan->counters;
+	overlay->n_counters = plan->probes->n_counters + OVM_SITE_COUNTERS * plan->sites.n;
+	ovm_vec_reserve(&overlay->sites, plan->sites.n);
+	for (uint32_t i = 0; i < plan->sites.n; i++) {
+		const struct ovm_value_site *site = &plan->sites.v[i];
+		ovm_va at = plan->program->cfgs.v[site->cfg]->insns[site->insn].va;
+		ovm_vec_push(&overlay->sites, (struct ovm_site){at, site->counter});
+	}
 }
 
 /* Code and tables into @buf, the map into @overlay. */
@@ -96,6 +111,7 @@ static int build(struct ovm_ctx *ctx, struct ovm_emit_plan *plan,
 	if (rc)
 		return rc;
 	keep_claims(plan, overlay);
+	keep_counters(plan, overlay);
 	rc = write_unwind(ctx, plan->program, overlay, buf, bad);
 	if (rc)
 		return rc;
@@ -117,10 +133,8 @@ int ovm_overlay_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 	struct ovm_bad bad = {OVM_NONE, OVM_REFUSE_NONE};
 	OVM_ASSERT((opts->base.v & 63) == 0);
 	if (opts->probes) {
-		ovm_count_layout(layout, opts->probes, &with_stubs);
+		ovm_count_layout(program, layout, opts->probes, &with_stubs);
 		layout = &with_stubs;
-		overlay.counters = opts->counters;
-		overlay.n_counters = opts->probes->n_counters;
 	}
 	int rc = ovm_emit_plan_init(program, layout, opts, &plan, &bad);
 	if (!rc)
@@ -149,5 +163,6 @@ void ovm_overlay_fini(struct ovm_overlay *overlay)
 	ovm_vec_free(&overlay->patches);
 	ovm_vec_free(&overlay->tables);
 	ovm_vec_free(&overlay->fdes);
+	ovm_vec_free(&overlay->sites);
 	*overlay = (struct ovm_overlay){0};
 }

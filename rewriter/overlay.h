@@ -24,6 +24,7 @@ enum { /* ovm_map_entry.flags */
 	OVM_MAP_DUPLICATE = 1 << 3,  /* a second copy: old -> new prefers the entry without this */
 	OVM_MAP_PAD = 1 << 4,        /* alignment filler: with SYNTH nops that are run through, about to execute old; else never executed */
 	OVM_MAP_COUNT = 1 << 5,      /* with SYNTH: `incq counter(%rip)`, about to execute old, before which flags are dead */
+	OVM_MAP_THUNK = 1 << 7,      /* with PAD: all of a thunk that the copy of the indirect call old leads through (value.h). Not a state of the original */
 	OVM_MAP_EXIT = 1 << 6,       /* with SYNTH and PAD: one 5-byte nop right behind a copied call (old: what the call returns to).
 				      * When the overlay is retired a jump to old may be written over it */
 };
@@ -69,10 +70,20 @@ struct ovm_section {
 	uint32_t off, size; /* from the overlay's base; size 0: absent */
 };
 
+enum { /* an indirect call has so many counters: target, count, target, count, ..., count of all other targets */
+	OVM_SITE_TARGETS = 4,
+	OVM_SITE_COUNTERS = 2 * OVM_SITE_TARGETS + 1,
+};
+
+struct ovm_site { /* an indirect call whose targets are counted (value.h) */
+	ovm_va at;
+	uint32_t counter; /* its first; targets are run-time addresses, 0: that place is free */
+};
+
 struct ovm_new_fde { /* one FDE of copied code */
 	uint32_t off, size;  /* code range in the overlay */
 	uint32_t fde_off;    /* of the record in the overlay */
-	uint32_t region;     /* source region */
+	uint32_t region;     /* source region; of thunks the first one's */
 };
 
 struct ovm_overlay {
@@ -86,8 +97,15 @@ struct ovm_overlay {
 	OVM_VEC(struct ovm_new_fde) fdes;         /* ascending off, disjoint, cover all code but padding */
 	uint32_t n_regions, n_blocks, n_insns;    /* copied */
 	ovm_va counters;                          /* instrumented copies: link-time address of counter 0, 8-byte aligned, outside [base, base + size); else 0 */
-	uint32_t n_counters;                      /* of 8 bytes each, incremented without lock */
+	uint32_t n_counters;                      /* of 8 bytes each, incremented without lock; those of probes first, then those of sites */
+	OVM_VEC(struct ovm_site) sites;
 };
+
+/* How many of the counters are probes': numbers that only grow. */
+static inline uint32_t ovm_overlay_n_probes(const struct ovm_overlay *overlay)
+{
+	return overlay->n_counters - OVM_SITE_COUNTERS * overlay->sites.n;
+}
 
 struct ovm_overlay_opts {
 	ovm_va base;       /* link-time address of byte 0; 64-byte aligned */

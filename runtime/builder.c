@@ -127,7 +127,7 @@ struct module_head {
 	struct ovm_section sections[OVM_N_SECTIONS];
 	uint32_t n_regions, n_blocks, n_insns;
 	ovm_va counters;
-	uint32_t n_counters, n_nodes, n_arcs, n_calls;
+	uint32_t n_counters, n_sites, n_nodes, n_arcs, n_calls;
 };
 
 static bool put(int fd, const void *from, size_t n)
@@ -159,6 +159,7 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 	    .n_insns = o->n_insns,
 	    .counters = o->counters,
 	    .n_counters = o->n_counters,
+	    .n_sites = o->sites.n,
 	    .n_nodes = target->engine.probes.n_nodes,
 	    .n_arcs = target->engine.probes.arcs.n,
 	    .n_calls = target->engine.calls.n,
@@ -168,6 +169,7 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 	       put(fd, o->map.v.v, o->map.v.n * sizeof(o->map.v.v[0])) &&
 	       put(fd, o->map.by_old, o->map.v.n * sizeof(o->map.by_old[0])) &&
 	       put(fd, o->patches.v, o->patches.n * sizeof(o->patches.v[0])) &&
+	       put(fd, o->sites.v, o->sites.n * sizeof(o->sites.v[0])) &&
 	       put(fd, target->engine.probes.arcs.v, head.n_arcs * sizeof(struct ovm_arc)) &&
 	       put(fd, target->engine.calls.v, head.n_calls * sizeof(struct ovm_counted_call));
 }
@@ -234,13 +236,15 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 	o->patches.n = o->patches.cap = o->patches.v ? head.n_patches : 0;
 	o->counters = head.counters;
 	o->n_counters = head.n_counters;
+	o->sites.v = take_array(r, head.n_sites, sizeof(o->sites.v[0]));
+	o->sites.n = o->sites.cap = o->sites.v ? head.n_sites : 0;
 	out->n_nodes = head.n_nodes;
 	out->arcs.v = take_array(r, head.n_arcs, sizeof(out->arcs.v[0]));
 	out->arcs.n = out->arcs.cap = out->arcs.v ? head.n_arcs : 0;
 	out->calls.v = take_array(r, head.n_calls, sizeof(out->calls.v[0]));
 	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
 	return out->module && o->bytes && o->map.v.v && o->map.by_old && o->patches.v &&
-	       out->arcs.v && out->calls.v;
+	       o->sites.v && out->arcs.v && out->calls.v;
 }
 
 static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm_built *out)

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "runtime/forks.h"
 #include "runtime/tunables.h"
+#include "runtime/values.h"
 
 #include <math.h>
 #include <poll.h>
@@ -53,6 +54,8 @@ struct ovm_counting {
 	struct ovm_profile *known;  /* what the builder was given; kept until it ends */
 	OVM_VEC(struct instrumented) gens;
 	struct ovm_counted counted;
+	bool *others; /* [n_others]: generations that were armed before we came */
+	uint32_t n_others;
 	uint64_t next_build_cpu, last_cpu; /* ms */
 	uint32_t n_builds;
 	double started_at, armed_at, next_window_at, next_look; /* ms */
@@ -70,6 +73,10 @@ struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 	c->opts.targets.is_counting = true;
 	c->opts.targets.counted = &c->counted;
 	c->before = before;
+	c->n_others = set->v.n;
+	c->others = ovm_alloc_array(set->v.n, sizeof(*c->others));
+	for (uint32_t i = 0; i < set->v.n; i++)
+		c->others[i] = set->v.v[i].is_armed;
 	c->next_build_cpu = before ? 0 : OVM_RT_COUNT_AFTER_MS;
 	c->started_at = ovm_now_ms();
 	return c;
@@ -87,6 +94,7 @@ void ovm_counting_free(struct ovm_counting *c)
 	ovm_vec_free(&c->counted.v);
 	free(c->older);
 	free(c->newest);
+	free(c->others);
 	free(c);
 }
 
@@ -107,7 +115,8 @@ static void read_counters(const struct ovm_counting *c, uint64_t *to)
 		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
 		for (uint32_t m = 0; m < gen->built.modules.n; m++) {
 			const uint64_t *from = ovm_generation_counters(gen, m);
-			uint32_t n = from ? gen->built.modules.v[m].overlay.n_counters : 0;
+			uint32_t n =
+			    from ? ovm_overlay_n_probes(&gen->built.modules.v[m].overlay) : 0;
 			for (uint32_t i = 0; i < n; i++)
 				*to++ = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 		}
@@ -121,7 +130,8 @@ static void resize_counters(struct ovm_counting *c)
 		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
 		for (uint32_t m = 0; m < gen->built.modules.n; m++)
 			if (ovm_generation_counters(gen, m))
-				c->n_counters += gen->built.modules.v[m].overlay.n_counters;
+				c->n_counters +=
+				    ovm_overlay_n_probes(&gen->built.modules.v[m].overlay);
 	}
 	free(c->older);
 	free(c->newest);
@@ -163,12 +173,13 @@ static struct look look(struct ovm_counting *c)
  * --------------------------------------------------------------------------------------------------
  */
 
+/* In a window nothing else is armed: optimized copies call each other, past our counters. */
 static int switch_generations(struct ovm_ctx *ctx, struct ovm_counting *c, bool armed)
 {
 	struct ovm_switch_result result = {0};
 	bool *want = ovm_alloc_array(c->set->v.n, sizeof(*want));
 	for (uint32_t i = 0; i < c->set->v.n; i++)
-		want[i] = c->set->v.v[i].is_armed;
+		want[i] = i < c->n_others && c->others[i] && !armed;
 	for (uint32_t g = 0; g < c->gens.n; g++)
 		want[c->gens.v[g].gen] = armed;
 	int rc = ovm_switch(ctx, c->set, want, (int)c->opts.max_pause_ms, &result);
@@ -213,12 +224,13 @@ static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 	double now = ovm_now_ms();
 	if (switch_generations(ctx, c, false)) {
 		c->next_look = now + OVM_RT_RETRY_MS; /* still armed: try again soon */
-		if (ctx->err == OVM_E_GONE)
-			give_up(c, ctx->msg);
+		if (ctx->err != OVM_E_GONE)
+			return;
+		c->stats.armed_ms += now - c->armed_at;
+		give_up(c, ctx->msg);
 		return;
 	}
-	double armed_ms = now - c->armed_at;
-	c->stats.armed_ms += armed_ms;
+	c->stats.armed_ms += now - c->armed_at;
 	ovm_forks_follow(ctx, c->set, (int)c->opts.max_pause_ms, OVM_RT_FORKS_MS, &forks);
 	c->next_window_at = now + rest_ms(c, now);
 	c->phase = c->opts.n_windows && c->stats.n_windows >= c->opts.n_windows ? PHASE_DONE
@@ -281,13 +293,15 @@ static int load(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_built *b
 {
 	struct instrumented gen = {0};
 	uint32_t n_regions = 0;
-	int rc = ovm_countmem_open(ctx, ovm_built_counter_bytes(built), &gen.counters);
+	int rc = ovm_countmem_open(ctx, ovm_built_counter_bytes(built), c->set->tracee->pid,
+				   &gen.counters);
 	if (rc)
 		return rc;
 	for (uint32_t m = 0; m < built->modules.n; m++)
 		n_regions += built->modules.v[m].overlay.n_regions;
 	remember_counted(c, built);
 	rc = ovm_generation_load(ctx, c->set, built, &gen.counters, &gen.gen);
+	ovm_countmem_hide(&gen.counters);
 	if (rc) {
 		ovm_countmem_close(&gen.counters);
 		return rc;
@@ -324,6 +338,19 @@ static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 	if (c->n_builds >= MAX_GENERATIONS)
 		c->next_build_cpu = UINT64_MAX;
 	ovm_built_fini(&built);
+}
+
+void ovm_counting_start(struct ovm_ctx *ctx, struct ovm_counting *c,
+			const struct ovm_profile *known)
+{
+	c->n_builds++;
+	if (ovm_builder_start(ctx, c->set, known, &c->opts.targets, &c->builder))
+		give_up(c, ctx->msg);
+	else
+		fetch_build(ctx, c);
+	if (c->phase == PHASE_RESTING)
+		arm(ctx, c);
+	ovm_tracee_resume(c->set->tracee);
 }
 
 static bool is_build_over(const struct ovm_counting *c)
@@ -410,15 +437,6 @@ static void add_module(const struct ovm_counting *c, const struct ovm_built_modu
 	free(counts);
 }
 
-/* The profile's module of that file, by path: counting began with one of them. */
-static struct ovm_prof_module *module_of(struct ovm_profile *profile, const char *path)
-{
-	for (uint32_t i = 0; i < profile->modules.n; i++)
-		if (profile->modules.v[i].path && !strcmp(profile->modules.v[i].path, path))
-			return &profile->modules.v[i];
-	return NULL;
-}
-
 void ovm_counting_profile(const struct ovm_counting *c, struct ovm_profile *into)
 {
 	for (uint32_t g = 0; g < c->gens.n; g++) {
@@ -426,9 +444,11 @@ void ovm_counting_profile(const struct ovm_counting *c, struct ovm_profile *into
 		for (uint32_t m = 0; m < gen->built.modules.n; m++) {
 			const struct ovm_built_module *built = &gen->built.modules.v[m];
 			const uint64_t *counters = ovm_generation_counters(gen, m);
-			struct ovm_prof_module *module = module_of(into, built->module->path);
-			if (counters && module)
-				add_module(c, built, counters, module);
+			struct ovm_prof_module *module = ovm_profile_at(into, built->module->path);
+			if (!counters || !module)
+				continue;
+			add_module(c, built, counters, module);
+			ovm_values_to_profile(built, counters, c->set->map, &c->counted, into);
 		}
 	}
 	ovm_profile_normalize(into);

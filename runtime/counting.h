@@ -21,13 +21,19 @@ struct ovm_counting_stats {
 
 struct ovm_counting;
 
-/* @set: of the process to count in; borrowed, as are its tracee and map. @before: what was counted in
- * other processes, so that copies of the same code are made at once; borrowed, NULL: nothing. Nothing
- * happens until the first step. */
+/* @set: of the process to count in; borrowed, as are its tracee and map. @before: what was counted
+ * in other processes, so that copies of the same code are made at once; borrowed, NULL: nothing.
+ * Nothing happens until the first step. */
 struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 				      const struct ovm_counting_opts *opts,
 				      const struct ovm_profile *before);
 void ovm_counting_free(struct ovm_counting *counting); /* accepts NULL; disarm first */
+
+/* Instead of the first step, for a process that is held at its start (runtime/startgate.h): count
+ * in all that @known knows, from there on. Blocks until the copies are built and armed; then, or if
+ * nothing comes of it, the process runs. */
+void ovm_counting_start(struct ovm_ctx *ctx, struct ovm_counting *counting,
+			const struct ovm_profile *known);
 
 /* Do what is due: start or fetch a build, open or close a window. To be called every few
  * milliseconds (ovm_counting_patience) with what was sampled so far, normalized, and the CPU time

@@ -21,6 +21,7 @@
 #define OVM_LOG_DOMAIN "forks"
 #include "runtime/forks.h"
 #include "base/log.h"
+#include "runtime/procstat.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -62,29 +63,6 @@ static void visit_range(const struct ovm_live_range *range, void *arg)
 			search->found |= m->overlay.n_counters && at.v == range->lo.v;
 		}
 	}
-}
-
-/* Start time of a live process, 0 if it is gone or a zombie. */
-static unsigned long long start_of(pid_t pid)
-{
-	char name[64], buf[1024];
-	snprintf(name, sizeof(name), "/proc/%d/stat", (int)pid);
-	FILE *f = fopen(name, "re");
-	if (!f)
-		return 0;
-	size_t n = fread(buf, 1, sizeof(buf) - 1, f);
-	fclose(f);
-	buf[n] = '\0';
-	const char *p = strrchr(buf, ')');
-	char state;
-	unsigned long long start;
-	if (!p ||
-	    sscanf(
-		p + 1,
-		" %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-		&state, &start) != 2)
-		return 0;
-	return state == 'Z' || state == 'X' ? 0 : start;
 }
 
 static bool is_known(const known_list *known, pid_t pid, unsigned long long start)
@@ -236,7 +214,7 @@ static uint32_t look(struct ovm_ctx *ctx, const struct ovm_generations *set, kno
 		pid_t pid = (pid_t)atoi(e->d_name);
 		unsigned long long start;
 		if (pid <= 0 || pid == set->tracee->pid || pid == getpid() ||
-		    !(start = start_of(pid)) || is_known(known, pid, start))
+		    !(start = ovm_proc_start(pid)) || is_known(known, pid, start))
 			continue;
 		struct search search = {.set = set};
 		ovm_livemap_walk(pid, visit_range, &search);

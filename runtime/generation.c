@@ -11,6 +11,7 @@
 #include "runtime/generation.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
+#include "runtime/state.h"
 #include "runtime/tunables.h"
 
 #include <stdio.h>
@@ -95,11 +96,8 @@ static int map_memory(struct ovm_ctx *ctx, struct ovm_generations *set,
 {
 	struct ovm_remote_call calls[2 * OVM_RT_MAX_MODULES + 3];
 	_Static_assert(2 * OVM_RT_MAX_MODULES + 3 <= OVM_REMOTE_MAX_CALLS, "one stub maps it all");
-	char path[64];
 	bool has_counters = ovm_built_counter_bytes(built) > 0;
-	if (has_counters)
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)getpid(), counters->fd);
-	uint32_t n = plan_calls(set, built, counters, has_counters ? path : NULL, calls);
+	uint32_t n = plan_calls(set, built, counters, has_counters ? counters->path : NULL, calls);
 	struct ovm_remote stub;
 	int rc = ovm_remote_run(ctx, set->tracee, set->map, calls, n, OVM_RT_REMOTE_MS, &stub);
 	if (stub.n)
@@ -244,20 +242,31 @@ void ovm_generations_fini(struct ovm_generations *set)
 	ovm_vec_free(&set->stubs);
 }
 
-int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct ovm_built *built,
-			const struct ovm_countmem *counters, uint32_t *idx)
+static int bring_in(struct ovm_ctx *ctx, struct ovm_generations *set, const struct ovm_built *built,
+		    const struct ovm_countmem *counters)
 {
-	int rc = check_counters(ctx, built, counters);
-	if (rc == 0)
-		rc = map_memory(ctx, set, built, counters);
+	int rc = map_memory(ctx, set, built, counters);
 	if (rc == 0) {
 		reserve_places(set->map, built);
 		rc = fill_overlays(ctx, set, built);
 	}
-	if (rc == 0)
-		rc = add_unwind_tables(ctx, set, built);
+	return rc ? rc : add_unwind_tables(ctx, set, built);
+}
+
+int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct ovm_built *built,
+			const struct ovm_countmem *counters, uint32_t *idx)
+{
+	int rc = check_counters(ctx, built, counters);
+	if (rc == 0 && set->state)
+		rc = ovm_state_add(ctx, set->state, built, counters);
 	if (rc)
 		return rc;
+	rc = bring_in(ctx, set, built, counters);
+	if (rc) {
+		if (set->state)
+			ovm_state_drop(set->state, set->v.n);
+		return rc;
+	}
 	add_generation(set, built, counters);
 	*idx = set->v.n - 1;
 	const struct ovm_generation *gen = &set->v.v[*idx];
@@ -266,11 +275,59 @@ int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct
 	return 0;
 }
 
+/* Exits of module @module as they are in the process. */
+static void read_exits(const struct ovm_tracee *tracee, struct ovm_generation *gen, uint32_t module)
+{
+	const struct ovm_built_module *m = &gen->built.modules.v[module];
+	uint8_t *bytes = ovm_alloc_array(m->overlay.size, 1);
+	bool is_read = ovm_mem_read(tracee, m->at, bytes, m->overlay.size);
+	for (uint32_t i = 0; i < gen->exits.n && is_read; i++) {
+		struct ovm_exit *e = &gen->exits.v[i];
+		if (e->module != module || bytes[e->off] != 0xe9)
+			continue;
+		e->to.v = m->at.v + e->off + JUMP_LEN +
+			  (uint64_t)(int64_t)(int32_t)ovm_le32(bytes + e->off + 1);
+		e->is_listed = true;
+		ovm_vec_push(&gen->returns, i);
+	}
+	free(bytes);
+}
+
+void ovm_generation_adopt(struct ovm_generations *set, struct ovm_built *built,
+			  const struct ovm_countmem *counters)
+{
+	struct ovm_patchset there = {0};
+	add_generation(set, built, counters);
+	struct ovm_generation *gen = &set->v.v[set->v.n - 1];
+	for (uint32_t i = 0; i < gen->built.modules.n; i++)
+		read_exits(set->tracee, gen, i);
+	ovm_patchset_find(set->tracee, &gen->jumps, &there);
+	gen->is_armed = there.v.n > 0;
+	ovm_patchset_merge(&set->applied, &there);
+	ovm_patchset_fini(&there);
+}
+
 const uint64_t *ovm_generation_counters(const struct ovm_generation *gen, uint32_t module)
 {
 	if (!gen->counters.v || !gen->built.modules.v[module].overlay.n_counters)
 		return NULL;
 	return gen->counters.v + gen->counter_idx[module];
+}
+
+ovm_rta ovm_generations_original(const struct ovm_generations *set, ovm_rta at)
+{
+	for (uint32_t i = 0; i < set->v.n; i++)
+		for (uint32_t k = 0; k < set->v.v[i].built.modules.n; k++) {
+			const struct ovm_built_module *m = &set->v.v[i].built.modules.v[k];
+			uint64_t off = at.v - m->at.v;
+			if (off >= m->overlay.size)
+				continue;
+			const struct ovm_map_entry *e =
+			    ovm_map_new(&m->overlay.map, (uint32_t)off);
+			bool runs = e && (e->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) != OVM_MAP_PAD;
+			return runs ? ovm_va_to_rta(e->old, m->module->bias) : ovm_rta_of(0);
+		}
+	return ovm_rta_of(0);
 }
 
 static void unpatch(const struct ovm_live_patch *p, ovm_rta at, uint8_t *bytes, size_t n)

@@ -23,6 +23,8 @@
 #include "runtime/remote.h"
 #include "runtime/tunables.h"
 
+struct ovm_state;
+
 struct ovm_exit {	 /* the 5-byte nop behind one copied call */
 	uint32_t module; /* in built.modules */
 	uint32_t off;	 /* in its overlay */
@@ -55,6 +57,9 @@ struct ovm_generations {	   /* what we have put into one process */
 	bool is_hook_active; /* the jump is written; it stays for ever, for frames in overlays */
 	OVM_VEC(struct ovm_remote) stubs; /* to be cleared at a stop */
 	bool is_view;			  /* built is borrowed from another set */
+	struct ovm_state
+	    *state; /* borrowed; where loads and switches are written down, NULL: nowhere
+		     */
 };
 
 struct ovm_switch_result {
@@ -84,10 +89,16 @@ uint64_t ovm_built_counter_bytes(const struct ovm_built *built);
  * ovm_built_counter_bytes; each module's slice is mapped at overlay.counters + bias, which must be
  * page-aligned and was placed with ovm_codemem_place. Must stay open until the next ovm_switch has
  * returned. *idx: into set->v. Fails: OVM_E_TARGET (nowhere to map, or the target may not open the
- * counters: other namespaces, other user), OVM_E_GONE, OVM_E_PERM: the process is as it was, but
- * for unused memory. */
+ * counters: other namespaces, other user), OVM_E_GONE, OVM_E_PERM, OVM_E_IO (the state cannot be
+ * written): the process is as it was, but for unused memory. */
 int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct ovm_built *built,
 			const struct ovm_countmem *counters, uint32_t *idx);
+
+/* Add a generation that is in the process already, loaded by another optvm; @set->tracee's memory
+ * is open. *built is moved in. Which of its jumps and exits are written is read from there, and
+ * tells whether it is armed. @counters: not open, only named. */
+void ovm_generation_adopt(struct ovm_generations *set, struct ovm_built *built,
+			  const struct ovm_countmem *counters);
 
 /* Counters of module @module of a generation: an array of overlay.n_counters. NULL if it has none.
  */
@@ -103,6 +114,9 @@ int ovm_switch(struct ovm_ctx *ctx, struct ovm_generations *set, const bool *wan
 /* The same with only generation @idx armed; OVM_NONE: none, the original. */
 int ovm_switch_to(struct ovm_ctx *ctx, struct ovm_generations *set, uint32_t idx, int max_pause_ms,
 		  struct ovm_switch_result *out);
+
+/* The original of what @at, in some overlay, is a copy of; 0: in none. */
+ovm_rta ovm_generations_original(const struct ovm_generations *set, ovm_rta at);
 
 /* @bytes were read from [at, at + n) of the process: make them what they would be without our jumps
  * (the unwinder's included). For builders that compare memory with the file. */

@@ -26,6 +26,7 @@
 #define OVM_LOG_DOMAIN "remote"
 #include "runtime/remote.h"
 #include "base/log.h"
+#include "runtime/startgate.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@
 enum {
 	PAGE = 4096,
 	ENTRY = 2,	  /* offset of start: after the syscall instruction */
+	CALL_END = 86,	  /* after the syscall instruction of the loop */
 	TAIL_MARGIN = 16, /* left alone right behind the segment's last byte */
 	STOP_MS = 50,	  /* for one thread to report */
 	MAX_STUB = 256 + OVM_REMOTE_MAX_CALLS * 56 + OVM_REMOTE_MAX_PATHS,
@@ -139,29 +141,39 @@ struct ovm_remote_call ovm_remote_close(void)
 	return (struct ovm_remote_call){.nr = SYS_close, .arg = {OVM_REMOTE_FD}};
 }
 
-/* The zero bytes between the end of an executable segment's file bytes and the end of its last
- * page. */
+/* The bytes between the end of an executable segment's file bytes and the end of its last page. */
+struct tail {
+	uint64_t end, at, page_end; /* of the file bytes; where a stub would stand */
+	uint8_t bytes[PAGE];	    /* [end, page_end) */
+};
+
+static bool read_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+		      const struct ovm_live_module *module, const struct ovm_live_segment *seg,
+		      struct tail *out)
+{
+	if (!seg->is_exec || seg->is_writable || seg->filesz != seg->memsz)
+		return false;
+	out->end = seg->va.v + seg->filesz + module->bias;
+	out->at = (out->end + TAIL_MARGIN + 15) & ~UINT64_C(15);
+	out->page_end = (out->end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+	return out->at < out->page_end &&
+	       ovm_livemap_covers(map, ovm_rta_of(out->at), ovm_rta_of(out->page_end),
+				  OVM_PROT_R | OVM_PROT_X, module->inode) &&
+	       ovm_mem_read(tracee, ovm_rta_of(out->end), out->bytes, out->page_end - out->end);
+}
+
+/* Room for a stub: zero bytes only. */
 static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
 		      const struct ovm_live_module *module, const struct ovm_live_segment *seg,
 		      uint32_t need, ovm_rta *out)
 {
-	if (!seg->is_exec || seg->is_writable || seg->filesz != seg->memsz)
+	struct tail tail;
+	if (!read_tail(tracee, map, module, seg, &tail) || tail.page_end - tail.at < need)
 		return false;
-	uint64_t end = seg->va.v + seg->filesz + module->bias;
-	uint64_t at = (end + TAIL_MARGIN + 15) & ~UINT64_C(15);
-	uint64_t page_end = (end + PAGE - 1) & ~(uint64_t)(PAGE - 1);
-	if (at >= page_end || page_end - at < need)
-		return false;
-	if (!ovm_livemap_covers(map, ovm_rta_of(at), ovm_rta_of(page_end), OVM_PROT_R | OVM_PROT_X,
-				module->inode))
-		return false;
-	uint8_t bytes[PAGE];
-	if (!ovm_mem_read(tracee, ovm_rta_of(end), bytes, page_end - end))
-		return false;
-	for (uint64_t i = 0; i < page_end - end; i++)
-		if (bytes[i])
+	for (uint64_t i = 0; i < tail.page_end - tail.end; i++)
+		if (tail.bytes[i])
 			return false;
-	*out = ovm_rta_of(at);
+	*out = ovm_rta_of(tail.at);
 	return true;
 }
 
@@ -239,6 +251,31 @@ static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
 	}
 }
 
+/* The thread is held (startgate.c): it goes through the stub from stop to stop, up to the end of
+ * the last call. Its registers are still the stub's to restore. */
+static int send_held(struct ovm_ctx *ctx, struct ovm_tracee *tracee, struct ovm_thread *thread,
+		     const struct ovm_remote_call *calls, uint32_t n, ovm_rta room, double deadline)
+{
+	uint8_t stub[MAX_STUB];
+	uint32_t size =
+	    ovm_remote_stub(stub, sizeof(stub), calls, n, room, ovm_rta_of(thread->regs.rip));
+	if (!ovm_mem_write(tracee, room, stub, size) ||
+	    !ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)))
+		return ovm_fail(ctx, OVM_E_TARGET, "cannot write into code of process %d",
+				(int)tracee->pid);
+	for (uint32_t done = 0; done < n;) {
+		enum ovm_gate_stop stop = ovm_startgate_next(tracee, thread, deadline);
+		if (stop == OVM_GATE_ENDED)
+			return ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid);
+		if (stop == OVM_GATE_LATE || stop == OVM_GATE_EXEC || !ovm_tracee_regs(thread))
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"process %d did not make our system calls",
+					(int)tracee->pid);
+		done += stop == OVM_GATE_EXIT && thread->regs.rip == room.v + CALL_END;
+	}
+	return 0;
+}
+
 static bool is_mapped(const struct ovm_livemap *map, const struct ovm_remote_call *call)
 {
 	ovm_rta lo = ovm_rta_of(call->arg[0]), hi = ovm_rta_of(call->arg[0] + call->arg[1]);
@@ -304,6 +341,7 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 	if (!out->size)
 		return ovm_fail(ctx, OVM_E_INTERNAL, "%u remote calls are too many", n);
 	double deadline = ovm_now_ms() + timeout_ms;
+	struct ovm_thread *held = ovm_startgate_held(tracee);
 	for (uint32_t i = 0; i < OVM_REMOTE_MAX_TRIES; i++) {
 		ovm_rta
 		    room; /* the bytes of an earlier stub are not zero, so this is another one */
@@ -311,7 +349,8 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 			return ovm_fail(ctx, OVM_E_TARGET,
 					"no unused code bytes in process %d for a %u byte stub",
 					(int)tracee->pid, out->size);
-		rc = send_a_thread(ctx, tracee, calls, n, room, deadline);
+		rc = held ? send_held(ctx, tracee, held, calls, n, room, deadline)
+			  : send_a_thread(ctx, tracee, calls, n, room, deadline);
 		if (rc)
 			return rc;
 		out->at[out->n++] = room;
@@ -319,12 +358,39 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 			(unsigned long long)room.v);
 		double patience = ovm_now_ms() + timeout_ms / (double)OVM_REMOTE_MAX_TRIES / 2;
 		bool is_final = false;
-		rc = wait_mapped(ctx, tracee, calls, n, patience < deadline ? patience : deadline,
+		rc = wait_mapped(ctx, tracee, calls, n,
+				 held		       ? 0
+				 : patience < deadline ? patience
+						       : deadline,
 				 &is_final);
-		if (rc != OVM_E_TARGET || is_final)
+		if (rc != OVM_E_TARGET || is_final || held)
 			break;
 	}
 	return rc;
+}
+
+uint32_t ovm_remote_find(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			 struct ovm_remote *out, uint32_t max)
+{
+	struct tail tail;
+	uint32_t n = 0;
+	for (uint32_t m = 0; m < map->modules.n; m++) {
+		const struct ovm_live_module *module = &map->modules.v[m];
+		for (uint32_t s = 0; s < module->segments.n && n < max; s++) {
+			if (!read_tail(tracee, map, module, &module->segments.v[s], &tail))
+				continue;
+			uint64_t room = tail.page_end - tail.at;
+			if (room < sizeof(stub_code) || memcmp(tail.bytes + (tail.at - tail.end),
+							       stub_code, sizeof(stub_code)) != 0)
+				continue;
+			out[n++] = (struct ovm_remote){
+			    .at = {ovm_rta_of(tail.at)},
+			    .n = 1,
+			    .size = room < MAX_STUB ? (uint32_t)room : MAX_STUB,
+			};
+		}
+	}
+	return n;
 }
 
 bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address)

@@ -41,10 +41,18 @@ struct ovm_remote_call ovm_remote_close(void);
  * OVM_E_TARGET (no room for the stub; all threads blocked in system calls for @timeout_ms; the
  * kernel refused a mapping or the target could not open a file): the target is as it was, but for
  * mappings that succeeded. Mappings of files should come before all others: if one is missing when
- * the last call's mapping is there, the file could not be opened, and nothing is tried again. */
+ * the last call's mapping is there, the file could not be opened, and nothing is tried again.
+ *
+ * If a thread of @tracee is held (startgate.h) it is the one, and is held still on return, inside
+ * the stub, after its last call. */
 int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
 		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms,
 		   struct ovm_remote *out);
+
+/* Stubs in the process that nobody cleans: of an optvm that was killed. At most @max, one an entry
+ * of @out. The tracee's memory is open. Returns how many. */
+uint32_t ovm_remote_find(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			 struct ovm_remote *out, uint32_t max);
 
 /* Is @address inside a stub? */
 bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address);

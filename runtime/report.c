@@ -59,21 +59,26 @@ static json_t *refusals_json(const struct ovm_built *built)
 	return o;
 }
 
-static json_t *report_json(const struct ovm_session_result *r, const struct ovm_built *built,
-			   const struct ovm_profile *profile)
+static json_t *report_json(const struct ovm_round *round, const struct ovm_profile *profile,
+			   const int *wstatus)
 {
+	const struct ovm_round_result *r = &round->result;
+	const struct ovm_built *built = ovm_round_built(round);
 	json_t *o = json_object(), *modules = json_array();
-	json_object_set_new(o, "schema", json_string("optvm.run/1"));
+	json_object_set_new(o, "schema", json_sprintf("optvm.%s/1", round->by));
 	json_object_set_new(o, "optimized", json_boolean(r->n_patches || r->n_moved));
 	if (r->why_not[0])
 		json_object_set_new(o, "why_not", text(r->why_not));
-	if (WIFEXITED(r->wstatus))
-		set_u64(o, "exit_status", (uint64_t)WEXITSTATUS(r->wstatus));
+	if (wstatus && WIFEXITED(*wstatus))
+		set_u64(o, "exit_status", (uint64_t)WEXITSTATUS(*wstatus));
+	else if (wstatus)
+		set_u64(o, "signal", (uint64_t)WTERMSIG(*wstatus));
 	else
-		set_u64(o, "signal", (uint64_t)WTERMSIG(r->wstatus));
+		set_u64(o, "pid", (uint64_t)round->pid);
 	set_u64(o, "samples", profile ? profile->n_samples : 0);
 	set_u64(o, "samples_lost", profile ? profile->n_lost : 0);
 	set_u64(o, "regions", r->n_regions);
+	set_u64(o, "regions_counted", r->n_counted);
 	set_u64(o, "patches", r->n_patches);
 	set_u64(o, "overlay_bytes", r->overlay_bytes);
 	set_u64(o, "threads", r->n_threads);
@@ -87,12 +92,12 @@ static json_t *report_json(const struct ovm_session_result *r, const struct ovm_
 	return o;
 }
 
-int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_session_result *result,
-		    const struct ovm_built *built, const struct ovm_profile *profile)
+int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_round *round,
+		    const struct ovm_profile *profile, const int *wstatus)
 {
 	int rc = 0;
 	char *temp = ovm_asprintf("%s.XXXXXX", path);
-	json_t *json = report_json(result, built, profile);
+	json_t *json = report_json(round, profile, wstatus);
 	int fd = mkostemp(temp, O_CLOEXEC);
 	if (fd < 0) {
 		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", temp);

@@ -23,6 +23,7 @@
 #include "runtime/generation.h"
 #include "runtime/osr.h"
 #include "runtime/stackscan.h"
+#include "runtime/state.h"
 #include "runtime/tunables.h"
 
 #include <sched.h>
@@ -539,6 +540,8 @@ int ovm_switch(struct ovm_ctx *ctx, struct ovm_generations *set, const bool *wan
 	       struct ovm_switch_result *out)
 {
 	int rc = ovm_tracee_open_mem(ctx, set->tracee);
+	if (rc == 0 && set->state)
+		ovm_state_plan(set->state, want);
 	for (unsigned attempt = 0; rc == 0; attempt++) {
 		struct plan plan;
 		rc = make_plan(ctx, set, want, &plan);
@@ -554,6 +557,8 @@ int ovm_switch(struct ovm_ctx *ctx, struct ovm_generations *set, const bool *wan
 			break;
 		rc = 0;
 	}
+	if (set->state)
+		ovm_state_done(set->state, rc == 0, rc ? 0 : out->pause_ms);
 	return rc;
 }
 

@@ -181,6 +181,11 @@ int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid)
 		ovm_log(OVM_LOG_DEBUG,
 			"process %d uses a shadow stack: fine, no return address is changed",
 			(int)pid);
+	return ovm_tracee_check_shared(ctx, pid);
+}
+
+int ovm_tracee_check_shared(struct ovm_ctx *ctx, pid_t pid)
+{
 	pid_t other = lasting_sharer(pid);
 	if (other)
 		return ovm_fail(ctx, OVM_E_TARGET,
@@ -290,8 +295,8 @@ static void poll_thread(struct ovm_tracee *t, uint32_t idx)
 	}
 	thread->state = OVM_THREAD_STOPPED;
 	hide_interruption(thread->tid);
-	thread->signal =
-	    status >> 16 ? 0 : WSTOPSIG(status); /* an event's stop carries no signal */
+	/* an event's stop carries no signal, a system call's (0x80, see startgate.c) neither */
+	thread->signal = status >> 16 || WSTOPSIG(status) & 0x80 ? 0 : WSTOPSIG(status);
 	if (status >> 16 == PTRACE_EVENT_CLONE)
 		adopt_clone(t, thread->tid); /* may move threads.v */
 }

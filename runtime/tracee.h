@@ -47,6 +47,9 @@ int ovm_tracee_open_mem(struct ovm_ctx *ctx, struct ovm_tracee *tracee);
  * memory shared with another process. Reads /proc only. */
 int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid);
 
+/* Only the last of these: would code be changed under somebody who is not stopped? */
+int ovm_tracee_check_shared(struct ovm_ctx *ctx, pid_t pid);
+
 /* Stop thread @tid alone / every thread, new ones included; then reads their registers. On failure
  * whatever was stopped runs again. Fails: OVM_E_GONE; OVM_E_PERM; OVM_E_TARGET (not stopped within
  * @timeout_ms: vfork, uninterruptible I/O): try again later. */

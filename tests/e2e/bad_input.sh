@@ -47,7 +47,7 @@ expect 3 "" "$OPTVM" rewrite nofde -p prof -o out
 expect 3 "no samples of this build" "$OPTVM" rewrite other -p prof -o out
 expect 3 profile "$OPTVM" rewrite p -p badprof -o out
 expect 3 profile "$OPTVM" rewrite p -p empty -o out
-expect 3 "" "$OPTVM" rewrite done -p prof -o out
+expect 3 "not written by optvm" "$OPTVM" rewrite --undo p -o out
 expect 1 "no such file" "$OPTVM" rewrite nothere -p prof -o out
 expect 2 "" "$OPTVM" rewrite p -o out
 expect 2 "" "$OPTVM" rewrite p -p prof

@@ -8,12 +8,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
-	enum { FORMAT = 17 };
+	enum { FORMAT = 25 };
 	if (len < FORMAT)
 		return 0;
 	struct ovm_record_format format = {.sample_type = ovm_le64(bytes),
 					   .branch_sample_type = ovm_le64(bytes + 8),
-					   .sample_id_all = bytes[16] & 1};
+					   .sample_id_all = bytes[16] & 1,
+					   .read_format = ovm_le64(bytes + 17)};
 	uint64_t sum = 0;
 	for (size_t at = FORMAT; at < len;) {
 		struct ovm_sample sample;

@@ -6,8 +6,8 @@
  */
 #include "analyzer/disasm.h"
 #include "analyzer/region.h"
+#include "tests/support/zydis_insn.h"
 
-#include <Zydis/Zydis.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -61,28 +61,6 @@ static void registers(const ZydisDecodedInstruction *z, const ZydisDecodedOperan
 	}
 }
 
-static unsigned kind_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
-{
-	bool is_imm = z->operand_count && ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	switch (z->meta.category) {
-	case ZYDIS_CATEGORY_COND_BR:
-		return z->opcode >= 0xe0 && z->opcode <= 0xe3 &&
-			       z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT
-			   ? OVM_INSN_JCXZ
-			   : OVM_INSN_JCC;
-	case ZYDIS_CATEGORY_UNCOND_BR:
-		return is_imm ? OVM_INSN_JMP : OVM_INSN_JMP_IND;
-	case ZYDIS_CATEGORY_CALL:
-		return is_imm ? OVM_INSN_CALL : OVM_INSN_CALL_IND;
-	case ZYDIS_CATEGORY_RET:
-		return OVM_INSN_RET;
-	case ZYDIS_CATEGORY_SYSCALL:
-		return OVM_INSN_SYSCALL;
-	default:
-		return OVM_INSN_OTHER;
-	}
-}
-
 static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_insn *insn,
 		    const uint8_t *p, size_t avail, ZydisDecoder *zd)
 {
@@ -96,29 +74,18 @@ static void compare(const char *path, struct ovm_decoder *dec, const struct ovm_
 		bad(0, path, insn, dec, p, insn->len, z.length);
 		return;
 	}
-	unsigned kind = kind_of(&z, ops);
-	if (kind != OVM_INSN_OTHER ? kind != insn->kind
-				   : insn->kind >= OVM_INSN_JMP && insn->kind <= OVM_INSN_RET)
+	unsigned kind = zydis_kind(&z, ops), off, len;
+	if (!zydis_same_kind(insn->kind, kind))
 		bad(1, path, insn, dec, p, insn->kind, kind);
-	unsigned off = z.raw.disp.size ? z.raw.disp.offset : 0, len = z.raw.disp.size / 8;
-	for (int i = 0; i < 2; i++)
-		if (z.raw.imm[i].is_relative)
-			off = z.raw.imm[i].offset, len = z.raw.imm[i].size / 8;
+	zydis_disp(&z, &off, &len);
 	if (off != insn->disp_off || len != insn->disp_len)
 		bad(2, path, insn, dec, p, insn->disp_off, off);
 	unsigned modrm = (z.attributes & ZYDIS_ATTRIB_HAS_MODRM) ? z.raw.modrm.offset : 0;
 	if (modrm != insn->modrm_off)
 		bad(10, path, insn, dec, p, insn->modrm_off, modrm);
-	for (unsigned i = 0; i < z.operand_count_visible; i++) {
-		ZyanU64 target;
-		bool is_rip = ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-			      ops[i].mem.base == ZYDIS_REGISTER_RIP;
-		if ((is_rip ||
-		     (ops[i].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[i].imm.is_relative)) &&
-		    ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&z, &ops[i], insn->va.v, &target)) &&
-		    target != insn->target.v)
-			bad(3, path, insn, dec, p, (uint32_t)insn->target.v, (uint32_t)target);
-	}
+	ZyanU64 target;
+	if (zydis_target(&z, ops, insn->va.v, &target) && target != insn->target.v)
+		bad(3, path, insn, dec, p, (uint32_t)insn->target.v, (uint32_t)target);
 	if (insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND ||
 	    insn->kind == OVM_INSN_RET || insn->kind == OVM_INSN_SYSCALL ||
 	    insn->kind == OVM_INSN_TRAP || insn->kind == OVM_INSN_NOP ||

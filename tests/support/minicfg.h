@@ -125,7 +125,9 @@ static inline struct ovm_cfg *mini_region(struct mini *m, const char *lo, const 
 
 static inline void mini_slot(struct mini *m, uint32_t cfg, uint32_t block, uint16_t align)
 {
-	ovm_vec_push(&m->layout.slots, (struct ovm_slot){cfg, block, align, align, 0});
+	ovm_vec_push(
+	    &m->layout.slots,
+	    (struct ovm_slot){.cfg = cfg, .block = block, .align = align, .max_pad = align});
 	m->layout.n_hot = m->layout.slots.n;
 }
 

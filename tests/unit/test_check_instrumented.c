@@ -68,6 +68,37 @@ __attribute__((noinline)) int fixture_calls(int n)
 	return n > 3 ? fixture_loop(text, 9) + fixture_calls(n - 1) : fixture_switch(n, sink);
 }
 
+/* Indirect calls, with operands that move when they are repeated. */
+int fixture_indirect(int (*f)(int, int), int n);
+__attribute__((used)) int (*indirect_slot)(int, int) = fixture_switch;
+
+__asm__(".text\n"
+	".globl fixture_indirect\n"
+	".type fixture_indirect, @function\n"
+	"fixture_indirect:\n"
+	"	.cfi_startproc\n"
+	"	push %rbx\n"
+	"	.cfi_def_cfa_offset 16\n"
+	"	.cfi_offset 3, -16\n"
+	"	sub $32, %rsp\n"
+	"	.cfi_def_cfa_offset 48\n"
+	"	mov %rdi, 8(%rsp)\n"
+	"	mov %rsp, %rbx\n"
+	"	call *%rdi\n"
+	"	call *8(%rsp)\n"
+	"	mov $1, %r9d\n"
+	"	call *-8(%rbx,%r9,8)\n"
+	"	call *indirect_slot(%rip)\n"
+	"	add $32, %rsp\n"
+	"	.cfi_def_cfa_offset 16\n"
+	"	pop %rbx\n"
+	"	.cfi_def_cfa_offset 8\n"
+	"	ret\n"
+	"	.cfi_endproc\n"
+	".size fixture_indirect, .-fixture_indirect\n");
+
+enum { N_SITES = 4 };
+
 /* --- fixture
  * ---------------------------------------------------------------------------------------------------
  */
@@ -144,9 +175,11 @@ static void test_proves(void **state)
 		    ovm_map_new(&overlay->map, overlay->patches.v[i].target);
 		patched += entry && (entry->flags & OVM_MAP_COUNT);
 	}
-	assert_true(overlay->n_counters >= 10 && counters >= overlay->n_counters);
+	uint32_t n_probes = ovm_overlay_n_probes(overlay);
+	assert_true(n_probes >= 10 && counters >= n_probes);
 	assert_true(exits >= 4 && exits <= calls);
 	assert_true(patched);
+	assert_int_equal(overlay->sites.n, N_SITES);
 }
 
 /* Bits that turn a counter into another counter. */
@@ -158,7 +191,7 @@ static bool is_still_counter(const struct ovm_overlay *overlay, uint32_t off)
 	uint64_t to = overlay->base.v + entry->off + 7 +
 		      (uint64_t)(int64_t)(int32_t)ovm_le32(overlay->bytes + entry->off + 3);
 	uint64_t at = to - overlay->counters.v;
-	return at % 8 == 0 && at / 8 < overlay->n_counters;
+	return at % 8 == 0 && at / 8 < ovm_overlay_n_probes(overlay);
 }
 
 static void test_every_bit(void **state)
@@ -170,8 +203,8 @@ static void test_every_bit(void **state)
 		for (uint32_t off = section->off; off < section->off + section->size; off++) {
 			const struct ovm_map_entry *entry = ovm_map_new(&overlay->map, off);
 			if (kind != OVM_SECTION_TABLES &&
-			    (!entry ||
-			     ((entry->flags & OVM_MAP_PAD) && !(entry->flags & OVM_MAP_EXIT))))
+			    (!entry || ((entry->flags & OVM_MAP_PAD) &&
+					!(entry->flags & (OVM_MAP_EXIT | OVM_MAP_THUNK)))))
 				continue; /* between copies */
 			for (unsigned bit = 0; bit < 8; bit++) {
 				overlay->bytes[off] ^= (uint8_t)(1u << bit);
@@ -188,10 +221,13 @@ static void test_map(void **state)
 {
 	struct fixture *f = *state;
 	struct ovm_overlay *overlay = &f->engine.overlay;
+	uint32_t n_thunks = 0;
 	for (uint32_t i = 0; i < overlay->map.v.n; i++) {
 		struct ovm_map_entry *entry = &overlay->map.v.v[i], save = *entry;
 		bool counts = entry->flags & OVM_MAP_COUNT, exits = entry->flags & OVM_MAP_EXIT;
-		if (!counts && !exits)
+		bool thunk = entry->flags & OVM_MAP_THUNK;
+		n_thunks += thunk;
+		if (!counts && !exits && !thunk)
 			continue;
 		entry->old.v++;
 		assert_int_equal(check(f), OVM_REFUSED);
@@ -202,14 +238,42 @@ static void test_map(void **state)
 		entry->old_len++;
 		assert_int_equal(check(f), OVM_REFUSED);
 		*entry = save;
-		for (uint16_t flag = OVM_MAP_SYNTH; flag <= OVM_MAP_EXIT; flag <<= 1) {
+		for (uint16_t flag = OVM_MAP_SYNTH; flag <= OVM_MAP_THUNK; flag <<= 1) {
 			entry->flags ^= flag;
 			/* an exit is also padding that is run through */
-			bool well = flag == OVM_MAP_DUPLICATE || (exits && flag == OVM_MAP_EXIT);
+			bool well = (flag == OVM_MAP_DUPLICATE && !thunk) ||
+				    (exits && flag == OVM_MAP_EXIT);
 			assert_int_equal(check(f), well ? 0 : OVM_REFUSED);
 			*entry = save;
 		}
 	}
+	assert_int_equal(n_thunks, N_SITES);
+	assert_int_equal(check(f), 0);
+}
+
+/* Whatever the thunks' unwind data is changed to, it is told from a function's first row. */
+static void test_thunk_rows(void **state)
+{
+	struct fixture *f = *state;
+	struct ovm_overlay *overlay = &f->engine.overlay;
+	const struct ovm_new_fde *fde = NULL;
+	for (uint32_t i = 0; i < overlay->fdes.n; i++) {
+		const struct ovm_map_entry *entry =
+		    ovm_map_new(&overlay->map, overlay->fdes.v[i].off);
+		if (entry->flags & OVM_MAP_THUNK)
+			fde = &overlay->fdes.v[i];
+	}
+	assert_non_null(fde);
+	uint8_t *p = overlay->bytes + fde->fde_off, *prog = p + 17; /* no augmentation data */
+	uint32_t size = ovm_le32(p) + 4;
+	assert_true(p + size >= prog + 3);
+	memcpy(prog, "\x0e\x10", 2); /* DW_CFA_def_cfa_offset 16 */
+	assert_int_equal(check(f), OVM_REFUSED);
+	memcpy(prog, "\x41\x0e\x10", 3); /* from the second byte on */
+	assert_int_equal(check(f), OVM_REFUSED);
+	memcpy(prog, "\x83\x02\x00", 3); /* rbx is at cfa-16 */
+	assert_int_equal(check(f), OVM_REFUSED);
+	memset(prog, 0, 3);
 	assert_int_equal(check(f), 0);
 }
 
@@ -220,6 +284,13 @@ static void test_counters(void **state)
 	overlay->n_counters--;
 	assert_int_equal(check(f), OVM_REFUSED);
 	overlay->n_counters++;
+	overlay->sites.n++; /* its counters are probes' */
+	assert_int_equal(check(f), OVM_REFUSED);
+	overlay->sites.n -= 2; /* a site's counters become probes' */
+	assert_int_equal(check(f), OVM_REFUSED);
+	overlay->sites.n = UINT32_MAX / OVM_SITE_COUNTERS;
+	assert_int_equal(check(f), OVM_REFUSED);
+	overlay->sites.n = N_SITES;
 	overlay->counters.v += 8;
 	assert_int_equal(check(f), OVM_REFUSED);
 	overlay->counters.v -= 16;
@@ -232,9 +303,8 @@ int main(void)
 {
 	sink = fixture_calls(5);
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_proves),
-	    cmocka_unit_test(test_every_bit),
-	    cmocka_unit_test(test_map),
+	    cmocka_unit_test(test_proves),   cmocka_unit_test(test_every_bit),
+	    cmocka_unit_test(test_map),	     cmocka_unit_test(test_thunk_rows),
 	    cmocka_unit_test(test_counters),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);

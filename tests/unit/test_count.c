@@ -1,17 +1,9 @@
 /* Instrumented copies, executed: functions of this very program are copied with counters, the
  * copies are called, and what the counters say is compared with what must have happened. */
 #include "rewriter/count.h"
-#include "rewriter/engine.h"
-#include "tests/support/selfexe.h"
+#include "tests/support/counted.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-
-#include <cmocka.h>
-
-enum { ROOM = 1 << 24, N_NAMES = 3 };
+enum { N_NAMES = 3 };
 
 static const char *const names[N_NAMES] = {"count_leaf", "count_switch", "count_loop"};
 
@@ -64,89 +56,14 @@ __attribute__((noipa)) unsigned count_loop(unsigned n)
 	return sum;
 }
 
-struct fixture {
-	struct self self;
-	ovm_va functions[N_NAMES]; /* ascending */
-	struct ovm_prof_module module;
-	struct ovm_engine engine;
-	uint64_t bias;
-	uint64_t *counters, *counts;
-};
-
-/* Copies and counters where link-time addresses say, moved by the program's own bias. */
-static void *map_at(const struct fixture *f, ovm_va va, size_t size)
-{
-	void *at = (void *)(va.v + f->bias); /* NOLINT */
-	void *got = mmap(at, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	assert_ptr_equal(got, at);
-	return got;
-}
-
-static int by_va(const void *a, const void *b)
-{
-	const ovm_va *x = a, *y = b;
-	return (x->v > y->v) - (x->v < y->v);
-}
-
-static void init(struct fixture *f)
-{
-	memset(f, 0, sizeof(*f));
-	self_open(&f->self);
-	uint64_t end = 0;
-	for (uint32_t i = 0; i < f->self.image->segments.n; i++)
-		end = f->self.image->segments.v[i].hi.v;
-	end = (end + ROOM) & ~UINT64_C(0xffff);
-	f->bias = (uint64_t)count_leaf - self_symbol(&f->self, "count_leaf").v;
-	for (int i = 0; i < N_NAMES; i++)
-		f->functions[i] = self_symbol(&f->self, names[i]);
-	qsort(f->functions, N_NAMES, sizeof(f->functions[0]), by_va);
-	for (int i = 0; i < N_NAMES; i++)
-		ovm_vec_push(&f->module.samples, ((struct ovm_prof_sample){f->functions[i], 100}));
-	const struct ovm_engine_opts opts = {
-	    .share = 1,
-	    .is_live = true,
-	    .base = {end},
-	    .is_counting = true,
-	    .counters = {end + ROOM},
-	    .counters_room = ROOM,
-	};
-	assert_int_equal(
-	    ovm_engine_run(&f->self.ctx, f->self.dec, f->self.image, &f->module, &opts, &f->engine),
-	    0);
-	const struct ovm_overlay *overlay = &f->engine.overlay;
-	void *code = map_at(f, overlay->base, overlay->size);
-	memcpy(code, overlay->bytes, overlay->size);
-	assert_int_equal(mprotect(code, overlay->size, PROT_READ | PROT_EXEC), 0);
-	f->counters = map_at(f, overlay->counters, overlay->n_counters * sizeof(uint64_t));
-	f->counts = ovm_alloc_array(f->engine.probes.arcs.n, sizeof(uint64_t));
-}
-
-static void fini(struct fixture *f)
-{
-	const struct ovm_overlay *overlay = &f->engine.overlay;
-	munmap(f->counters, overlay->n_counters * sizeof(uint64_t));
-	munmap((void *)(overlay->base.v + f->bias), overlay->size); /* NOLINT */
-	free(f->counts);
-	ovm_engine_fini(&f->engine);
-	ovm_vec_free(&f->module.samples);
-	ovm_vec_free(&f->module.edges);
-	self_close(&f->self);
-}
-
 typedef unsigned (*function)(unsigned);
 
-static function copy_of(const struct fixture *f, const char *name)
+static function copy_of(const struct counted *f, const char *name)
 {
-	const struct ovm_overlay *overlay = &f->engine.overlay;
-	const struct ovm_map_entry *entry = ovm_map_old(&overlay->map, self_symbol(&f->self, name));
-	assert_non_null(entry);
-	if (entry > overlay->map.v.v && (entry[-1].flags & OVM_MAP_COUNT))
-		entry--;
-	return (function)(overlay->base.v + entry->off + f->bias); /* NOLINT */
+	return (function)counted_copy(f, name); /* NOLINT */
 }
 
-static uint64_t edge_count(const struct fixture *f, ovm_va from, ovm_va to)
+static uint64_t edge_count(const struct counted *f, ovm_va from, ovm_va to)
 {
 	uint64_t sum = 0;
 	for (uint32_t i = 0; i < f->module.edges.n; i++)
@@ -155,7 +72,7 @@ static uint64_t edge_count(const struct fixture *f, ovm_va from, ovm_va to)
 	return sum;
 }
 
-static void solve(struct fixture *f)
+static void solve(struct counted *f)
 {
 	const struct ovm_probes *probes = &f->engine.probes;
 	f->module.edges.n = 0;
@@ -165,7 +82,7 @@ static void solve(struct fixture *f)
 				 &f->module);
 }
 
-static uint64_t entries(const struct fixture *f, const char *name)
+static uint64_t entries(const struct counted *f, const char *name)
 {
 	return edge_count(f, ovm_va_of(0), self_symbol(&f->self, name));
 }
@@ -173,9 +90,9 @@ static uint64_t entries(const struct fixture *f, const char *name)
 static void counts_what_happens(void **state)
 {
 	enum { N = 1000 };
-	struct fixture f;
+	struct counted f;
 	(void)state;
-	init(&f);
+	counted_init(&f, names, N_NAMES);
 	assert_int_equal(copy_of(&f, "count_loop")(N), count_loop(N));
 	solve(&f);
 	assert_int_equal(entries(&f, "count_loop"), 1);
@@ -186,15 +103,15 @@ static void counts_what_happens(void **state)
 	solve(&f);
 	assert_int_equal(entries(&f, "count_leaf"), N / 2 + 1);
 	assert_int_equal(entries(&f, "count_switch"), N / 2 + 1);
-	fini(&f);
+	counted_fini(&f);
 }
 
 /* Flow is conserved at every node: what is solved for is what a counter would have seen. */
 static void flow_is_conserved(void **state)
 {
-	struct fixture f;
+	struct counted f;
 	(void)state;
-	init(&f);
+	counted_init(&f, names, N_NAMES);
 	for (unsigned n = 0; n < 50; n++)
 		assert_int_equal(copy_of(&f, "count_loop")(n), count_loop(n));
 	const struct ovm_probes *probes = &f.engine.probes;
@@ -207,16 +124,16 @@ static void flow_is_conserved(void **state)
 	for (uint32_t i = 0; i < probes->n_nodes; i++)
 		assert_int_equal(balance[i], 0);
 	free(balance);
-	fini(&f);
+	counted_fini(&f);
 }
 
 /* Behind each copied call that returns stands a nop with room for a jump, and every counter stands
  * in the code once. */
 static void calls_have_exits(void **state)
 {
-	struct fixture f;
+	struct counted f;
 	(void)state;
-	init(&f);
+	counted_init(&f, names, N_NAMES);
 	const struct ovm_overlay *overlay = &f.engine.overlay;
 	uint8_t *seen = ovm_alloc_array(overlay->n_counters, 1);
 	uint32_t n_calls = 0, n_exits = 0;
@@ -244,7 +161,7 @@ static void calls_have_exits(void **state)
 	assert_true(n_calls > 0);
 	assert_int_equal(n_exits, n_calls); /* every call in these functions returns */
 	free(seen);
-	fini(&f);
+	counted_fini(&f);
 }
 
 int main(void)

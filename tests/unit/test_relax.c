@@ -22,7 +22,7 @@ static void init(struct fixture *f, uint32_t n)
 {
 	memset(f, 0, sizeof(*f));
 	for (uint32_t i = 0; i < n; i++)
-		ovm_vec_push(&f->layout.slots, (struct ovm_slot){i, i, 1, 0, 0});
+		ovm_vec_push(&f->layout.slots, (struct ovm_slot){.cfg = i, .block = i, .align = 1});
 	f->layout.n_hot = n;
 	f->plan.layout = &f->layout;
 	f->plan.pieces = f->pieces;

@@ -132,7 +132,7 @@ static uint32_t load(struct fixture *f, struct way way, struct ovm_countmem *cou
 		print_message("nothing built: %s\n", built.why_not);
 	assert_int_equal(built.modules.n, 1);
 	if (way.is_counting)
-		check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&built), counters));
+		check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&built), getpid(), counters));
 	check(f, ovm_generation_load(&f->ctx, &f->set, &built, way.is_counting ? counters : NULL,
 				     &idx));
 	assert_int_equal(built.modules.n, 0);
@@ -345,7 +345,7 @@ static void test_no_counters(void **state)
 	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built));
 	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, NULL, &idx),
 			 OVM_E_INTERNAL);
-	check(&s.f, ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), &s.counters));
+	check(&s.f, ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
 	struct ovm_countmem closed = s.counters;
 	closed.fd = 9999; /* no such descriptor */
 	double begin_ms = ovm_now_ms();
@@ -366,17 +366,17 @@ static void test_countmem(void **state)
 	struct ovm_ctx ctx;
 	struct ovm_countmem mem;
 	ovm_ctx_init(&ctx);
-	assert_int_equal(ovm_countmem_open(&ctx, 0, &mem), 0);
+	assert_int_equal(ovm_countmem_open(&ctx, 0, getpid(), &mem), 0);
 	assert_int_equal(mem.size, 4096);
 	assert_int_equal(ftruncate(mem.fd, 0), -1); /* sealed */
 	assert_int_equal(ftruncate(mem.fd, 8192), -1);
 	mem.v[511] = 1;
 	ovm_countmem_close(&mem);
 	ovm_countmem_close(&mem);
-	assert_int_equal(ovm_countmem_open(&ctx, 4097, &mem), 0);
+	assert_int_equal(ovm_countmem_open(&ctx, 4097, getpid(), &mem), 0);
 	assert_int_equal(mem.size, 8192);
 	ovm_countmem_close(&mem);
-	assert_int_equal(ovm_countmem_open(&ctx, UINT64_MAX, &mem), OVM_E_UNAVAILABLE);
+	assert_int_equal(ovm_countmem_open(&ctx, UINT64_MAX, getpid(), &mem), OVM_E_UNAVAILABLE);
 }
 
 int main(int argc, char **argv)

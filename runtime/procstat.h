@@ -1,0 +1,23 @@
+#ifndef OVM_PROCSTAT_H
+#define OVM_PROCSTAT_H
+/* What /proc/PID/stat tells. */
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct ovm_procstat {
+	char state; /* 'R', 'S', 'Z', ... */
+	pid_t parent;
+	unsigned long flags;	  /* the kernel's PF_* */
+	uint64_t utime, stime;	  /* of all threads, in clock ticks */
+	unsigned long long start; /* clock ticks after boot: with the pid, the name of a process for
+				     as long as the machine is up */
+};
+
+/* False if there is no such process. */
+bool ovm_procstat_read(pid_t pid, struct ovm_procstat *out);
+
+/* Start time of a process that is alive; 0 if it is gone or a zombie. */
+unsigned long long ovm_proc_start(pid_t pid);
+
+#endif

@@ -1,0 +1,346 @@
+/*   sample -> count -> build in a child process -> load, switch
+ *      |        |               |                      |
+ *      +--------+---------------+----------------------+--> over: the process ended, or we were
+ *                                                           told to stop; nothing is waited for
+ *
+ * A process that was optimized before, by whomever, goes on being so while it is sampled: samples
+ * in copies count for what they are copies of. Only in the window of counting it runs instrumented
+ * copies of its original code. Then the new generation takes over from the old one.
+ *
+ * Overlays stay in the process for ever (rule R7), so there is a most of them. When it is reached
+ * the last optimized one is armed again if it is not.
+ */
+#define OVM_LOG_DOMAIN "round"
+#include "runtime/round.h"
+#include "base/log.h"
+#include "runtime/counting.h"
+#include "runtime/cputime.h"
+#include "runtime/forks.h"
+#include "runtime/tunables.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <time.h>
+
+static unsigned or_default(uint64_t x, unsigned value)
+{
+	return x ? (unsigned)x : value;
+}
+
+static int refuse(struct ovm_ctx *ctx, const char *why)
+{
+	ovm_fail(ctx, OVM_OK, "%s", why);
+	return OVM_REFUSED;
+}
+
+static bool is_over(const struct ovm_round *r)
+{
+	return r->is_over(r->arg);
+}
+
+static int fail_over(struct ovm_ctx *ctx)
+{
+	return ovm_fail(ctx, OVM_E_GONE, "the program ended before it could be optimized");
+}
+
+static int max_pause(const struct ovm_round *r)
+{
+	return (int)or_default(r->opts->max_pause_ms, OVM_RT_MAX_PAUSE_MS);
+}
+
+/* --- looking
+ * -------------------------------------------------------------------------------------------------
+ */
+
+static void forget(struct ovm_round *r)
+{
+	ovm_generations_fini(&r->set);
+	ovm_adopted_fini(&r->adopted);
+	ovm_livemap_fini(&r->map);
+	r->set = (struct ovm_generations){0};
+}
+
+/* Without a place to write to, a launched program is optimized all the same. */
+static int open_state(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	int rc = r->state ? 0 : ovm_state_open(ctx, r->pid, r->by, &r->state);
+	if ((rc == OVM_E_IO || rc == OVM_E_PERM) && !r->is_attached) {
+		ovm_log(OVM_LOG_INFO, "not remembered: %s", ctx->msg);
+		rc = 0;
+	}
+	return rc;
+}
+
+static bool is_counting(const struct ovm_generation *gen)
+{
+	return gen->counters.inode != 0;
+}
+
+/* An optvm was killed in its window. */
+static int disarm_counting(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	struct ovm_switch_result switched;
+	struct ovm_forks_result forks;
+	bool *want = ovm_alloc_array(r->set.v.n, sizeof(bool)), any = false;
+	for (uint32_t i = 0; i < r->set.v.n; i++) {
+		const struct ovm_generation *gen = &r->set.v.v[i];
+		want[i] = gen->is_armed && !is_counting(gen);
+		any |= gen->is_armed && is_counting(gen);
+	}
+	int rc = any ? ovm_switch(ctx, &r->set, want, max_pause(r), &switched) : 0;
+	if (any && rc == 0)
+		ovm_forks_follow(ctx, &r->set, max_pause(r), OVM_RT_FORKS_MS, &forks);
+	free(want);
+	return rc;
+}
+
+/* Stubs of one that was killed: cleared at the next stop. */
+static void find_stubs(struct ovm_round *r)
+{
+	struct ovm_remote stubs[OVM_RT_MAX_MODULES];
+	uint32_t n = ovm_remote_find(&r->tracee, &r->map, stubs, OVM_RT_MAX_MODULES);
+	for (uint32_t i = 0; i < n; i++)
+		ovm_vec_push(&r->set.stubs, stubs[i]);
+}
+
+int ovm_round_look(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	forget(r);
+	int rc = r->by ? ovm_tracee_check(ctx, r->pid) : ovm_tracee_check_shared(ctx, r->pid);
+	if (rc == 0)
+		rc = ovm_tracee_open_mem(ctx, &r->tracee);
+	if (rc == 0)
+		rc = ovm_livemap_read(ctx, r->pid, &r->map);
+	if (rc == 0) {
+		ovm_livemap_modules(&r->map, r->pid);
+		ovm_generations_init(&r->set, &r->tracee, &r->map);
+		rc = open_state(ctx, r);
+	}
+	if (rc == 0) {
+		r->set.state = r->state;
+		rc = ovm_adopt(ctx, &r->set, &r->adopted);
+	}
+	if (rc == 0) {
+		find_stubs(r);
+		rc = r->by ? disarm_counting(ctx, r) : 0;
+	}
+	return rc;
+}
+
+/* --- the steps
+ * -----------------------------------------------------------------------------------------------
+ */
+
+static uint64_t cpu_ms(const struct ovm_round *r)
+{
+	uint64_t now = ovm_cpu_time_ms(r->pid);
+	return now > r->cpu_before ? now - r->cpu_before : 0;
+}
+
+/* Has it been sampled for long enough? *gives_up: or so long that more will not come. */
+static bool is_sampled(const struct ovm_round *r, double begin, bool *gives_up)
+{
+	double passed = ovm_now_ms() - begin;
+	uint64_t cpu = cpu_ms(r);
+	unsigned wanted =
+	    or_default(r->opts->sample_ms,
+		       r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
+	*gives_up = cpu >= (uint64_t)OVM_RT_SAMPLE_MS * OVM_RT_SAMPLE_GIVE_UP ||
+		    (r->is_attached && passed >= OVM_RT_ATTACH_MS);
+	if (r->opts->duration > 0)
+		return *gives_up = passed >= r->opts->duration * 1e3;
+	return *gives_up || cpu >= wanted;
+}
+
+static int sample(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	uint64_t min_samples = or_default(r->opts->min_samples, OVM_RT_MIN_SAMPLES);
+	double begin = ovm_now_ms();
+	r->cpu_before = r->is_attached ? ovm_cpu_time_ms(r->pid) : 0;
+	for (;;) {
+		bool gives_up;
+		int rc = ovm_sampler_drain(ctx, r->sampler, OVM_RT_DRAIN_MS);
+		if (is_over(r))
+			return ovm_fail(ctx, OVM_E_GONE,
+					"the program ended before there was a profile");
+		if (rc)
+			return rc;
+		if (!is_sampled(r, begin, &gives_up))
+			continue;
+		if (ovm_sampler_profile(r->sampler)->n_samples >= min_samples)
+			return 0;
+		if (gives_up)
+			return refuse(ctx, "too few samples of user code");
+	}
+}
+
+static struct ovm_target_opts target_opts(const struct ovm_round *r)
+{
+	return (struct ovm_target_opts){
+	    .min_samples = r->opts->min_samples ? r->opts->min_samples : OVM_RT_MIN_MODULE_SAMPLES,
+	    .uniform = r->opts->uniform,
+	    .only = r->opts->only,
+	    .skip = r->opts->skip,
+	};
+}
+
+/* One window of instrumented copies. If nothing comes of it the samples have to do. */
+static void count(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	const struct ovm_counting_opts opts = {
+	    .targets = target_opts(r),
+	    .max_pause_ms = (unsigned)max_pause(r),
+	    .n_windows = 1,
+	};
+	uint64_t cpu = cpu_ms(r), deadline = r->is_attached ? OVM_RT_ATTACH_MS : UINT64_MAX;
+	uint64_t ahead = cpu < OVM_RT_COUNT_AFTER_MS ? OVM_RT_COUNT_AFTER_MS - cpu : 0;
+	double begin = ovm_now_ms();
+	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL);
+	while (!ovm_counting_is_done(counting) && !is_over(r) &&
+	       ovm_now_ms() - begin < (double)deadline) {
+		if (ovm_sampler_drain(ctx, r->sampler, ovm_counting_patience(counting)))
+			break;
+		ovm_counting_step(ctx, counting, r->sampler, cpu_ms(r) + ahead);
+	}
+	ovm_counting_stop(ctx, counting);
+	ovm_sampler_stop(r->sampler);
+	ovm_sampler_drain(ctx, r->sampler, 0);
+	r->profile = ovm_profile_new();
+	ovm_profile_merge(r->profile, ovm_sampler_profile(r->sampler));
+	ovm_counting_profile(counting, r->profile);
+	const struct ovm_counting_stats *stats = ovm_counting_stats(counting);
+	r->result.n_counted = stats->n_windows ? stats->n_regions : 0;
+	r->result.counted_ms = stats->armed_ms;
+	r->result.pause_ms = stats->max_pause_ms;
+	if (stats->why_not[0])
+		ovm_log(OVM_LOG_INFO, "no exact counts: %s", stats->why_not);
+	ovm_counting_free(counting);
+	ctx->err = OVM_OK;
+	ctx->msg[0] = '\0';
+}
+
+/* Build in the background; ends early if it is over. */
+static int build(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *built)
+{
+	const struct ovm_target_opts opts = target_opts(r);
+	struct ovm_builder builder;
+	int rc = ovm_builder_start(ctx, &r->set,
+				   r->profile ? r->profile : ovm_sampler_profile(r->sampler), &opts,
+				   &builder);
+	if (rc)
+		return rc;
+	struct pollfd watch[2] = {{.fd = builder.watch_fd, .events = POLLIN},
+				  {.fd = r->watch_fd, .events = POLLIN}};
+	bool over;
+	while (!(over = is_over(r)) && builder.watch_fd >= 0 && !watch[0].revents)
+		poll(watch, 2, OVM_RT_DRAIN_MS);
+	if (over) {
+		ovm_builder_close(&builder);
+		return fail_over(ctx);
+	}
+	return ovm_builder_result(ctx, &builder, &r->set, built);
+}
+
+static void fill_result(struct ovm_round *r, uint32_t idx, const struct ovm_switch_result *switched)
+{
+	struct ovm_round_result *result = &r->result;
+	const struct ovm_built *built = &r->set.v.v[idx].built;
+	r->final = idx;
+	result->patched_after_s = (ovm_now_ms() - r->started_ms) / 1e3;
+	result->n_modules = built->modules.n;
+	result->n_patches = switched->n_patches;
+	result->n_threads = switched->n_threads;
+	result->n_moved = switched->n_moved;
+	if (switched->pause_ms > result->pause_ms)
+		result->pause_ms = switched->pause_ms;
+	for (uint32_t i = 0; i < built->modules.n; i++) {
+		result->n_regions += built->modules.v[i].overlay.n_regions;
+		result->overlay_bytes += built->modules.v[i].overlay.size;
+	}
+}
+
+static int switch_to(struct ovm_ctx *ctx, struct ovm_round *r, uint32_t idx)
+{
+	struct ovm_switch_result switched = {0};
+	if (is_over(r))
+		return fail_over(ctx);
+	int rc = ovm_switch_to(ctx, &r->set, idx, max_pause(r), &switched);
+	if (rc == 0)
+		fill_result(r, idx, &switched);
+	return rc;
+}
+
+static int install(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *built)
+{
+	uint32_t idx;
+	if (!built->modules.n)
+		return refuse(ctx, built->why_not);
+	int rc = ovm_generation_load(ctx, &r->set, built, NULL, &idx);
+	return rc ? rc : switch_to(ctx, r, idx);
+}
+
+/* There is no room for another generation. */
+static int arm_again(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	uint32_t idx = r->set.v.n;
+	while (idx > 0 && is_counting(&r->set.v.v[idx - 1]))
+		idx--;
+	if (!idx || r->set.v.v[idx - 1].is_armed)
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"process %d has %u generations of optimized code already, which "
+				"stay in it for ever: no more",
+				(int)r->pid, r->set.v.n);
+	r->result.is_again = true;
+	return switch_to(ctx, r, idx - 1);
+}
+
+/* --- public
+ * --------------------------------------------------------------------------------------------------
+ */
+
+void ovm_round_init(struct ovm_round *r, pid_t pid)
+{
+	*r = (struct ovm_round){.pid = pid, .watch_fd = -1, .final = OVM_NONE};
+	ovm_tracee_init(&r->tracee, pid);
+}
+
+void ovm_round_fini(struct ovm_round *r)
+{
+	forget(r);
+	ovm_profile_free(r->profile);
+	ovm_tracee_close(&r->tracee);
+	ovm_state_close(r->state);
+}
+
+int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	struct ovm_built built = {0};
+	if (r->set.v.n >= OVM_RT_MAX_GENERATIONS)
+		return arm_again(ctx, r);
+	int rc = sample(ctx, r);
+	if (rc == 0) /* again if it is an attached one: libraries may have been loaded since */
+		rc = ovm_round_look(ctx, r);
+	if (rc == 0) {
+		if (r->opts->no_counters)
+			ovm_sampler_stop(r->sampler);
+		else
+			count(ctx, r);
+		rc = is_over(r) ? fail_over(ctx) : build(ctx, r, &built);
+	}
+	if (rc == 0)
+		rc = install(ctx, r, &built);
+	ovm_built_fini(&built);
+	return rc;
+}
+
+void ovm_round_settle(struct ovm_round *r)
+{
+	double begin = ovm_now_ms();
+	while (ovm_tracee_service(&r->tracee) && ovm_now_ms() < begin + OVM_RT_PENDING_MS)
+		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+}
+
+const struct ovm_built *ovm_round_built(const struct ovm_round *r)
+{
+	return r->final == OVM_NONE ? NULL : &r->set.v.v[r->final].built;
+}

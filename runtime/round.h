@@ -1,0 +1,72 @@
+#ifndef OVM_ROUND_H
+#define OVM_ROUND_H
+/* One round of optimization on a process that runs: sample, count, build in the background, switch.
+ * What `run` and `attach` have in common. */
+#include "profiler/sampler.h"
+#include "runtime/adopt.h"
+
+struct ovm_round_opts {
+	unsigned sample_ms;    /* CPU time of the process to sample before building; 0: the default */
+	double duration;       /* instead: so many seconds by the clock; 0: no */
+	uint64_t min_samples;  /* fewer: do nothing (rule R12); 0: the default */
+	unsigned max_pause_ms; /* 0: the default */
+	bool uniform;	       /* tests: copy every region of every module that has samples */
+	const char *only, *skip; /* globs over module paths, NULL: none */
+	bool no_counters;	 /* samples only */
+};
+
+struct ovm_round_result { /* for the summary line */
+	uint32_t n_modules, n_regions, n_patches, n_threads, n_moved;
+	uint64_t overlay_bytes;
+	uint32_t n_counted;		  /* regions with exact counts, 0: samples only */
+	double counted_ms;		  /* for which they ran instrumented */
+	double pause_ms, patched_after_s; /* since round->started_ms */
+	bool is_again;			  /* nothing was built, what was there is armed again */
+	char why_not[200];		  /* empty if patched */
+};
+
+struct ovm_round {
+	/* to be set by the caller, after ovm_round_init */
+	const struct ovm_round_opts *opts; /* borrowed */
+	pid_t pid;
+	int watch_fd;		     /* pidfd: readable when the process has ended; -1 none */
+	double started_ms;	     /* see ovm_now_ms */
+	const char *by;		     /* for the state: "run" or "attach"; NULL: only to undo */
+	bool is_attached;	     /* no child of ours: nothing without state, no endless waits */
+	struct ovm_sampler *sampler; /* open from ovm_round_run on; borrowed */
+	bool (*is_over)(void *arg);  /* the process has ended, or we shall: asked often */
+	void *arg;
+
+	/* results */
+	struct ovm_round_result result;
+	struct ovm_profile *profile; /* samples and counts, once counting is over; NULL: none */
+	uint32_t final;		     /* in set: what is armed, OVM_NONE: nothing was */
+
+	/* the process, once looked at */
+	struct ovm_tracee tracee;
+	struct ovm_livemap map;
+	struct ovm_generations set;
+	struct ovm_adopted adopted;
+	struct ovm_state *state; /* NULL: none could be had */
+	uint64_t cpu_before;	 /* used when the round began, ms */
+};
+
+void ovm_round_init(struct ovm_round *round, pid_t pid);
+void ovm_round_fini(struct ovm_round *round); /* the process keeps what it has */
+
+/* Look at the process: may it be changed, what is mapped, what has been done to it by whom? Copies
+ * that another optvm was counting with when it was killed are disarmed. May be repeated. Fails:
+ * OVM_E_TARGET, OVM_E_PERM, OVM_E_GONE, OVM_E_IO, OVM_E_FORMAT. Only to undo: OVM_REFUSED if nothing was done. */
+int ovm_round_look(struct ovm_ctx *ctx, struct ovm_round *round);
+
+/* The round. Returns 0, OVM_REFUSED (message in ctx: nothing worth it) or a failure; in all these
+ * cases but 0 the process runs what it ran before, and the caller explains. */
+int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *round);
+
+/* Wait until no thread is half stopped, at most for a few seconds. */
+void ovm_round_settle(struct ovm_round *round);
+
+/* What was built and is armed, NULL if nothing. */
+const struct ovm_built *ovm_round_built(const struct ovm_round *round);
+
+#endif
