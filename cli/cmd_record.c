@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,16 +79,6 @@ static int finish(struct ovm_ctx *ctx, const struct recording *rec, struct ovm_p
 
 /* --- the command --- */
 
-static int parse_duration(struct ovm_ctx *ctx, const char *text, double *out)
-{
-	char *end;
-	*out = text ? strtod(text, &end) : 0;
-	if (text && (end == text || *end || !isfinite(*out) || *out <= 0))
-		return ovm_fail(ctx, OVM_E_USAGE, "--duration: '%s' is not a number of seconds",
-				text);
-	return 0;
-}
-
 static int record_program(struct ovm_ctx *ctx, const struct recording *rec, char *const argv[],
 			  int *status)
 {
@@ -140,7 +129,7 @@ static int parse(struct ovm_ctx *ctx, const struct ovm_options *opts, struct rec
 	if (!err)
 		err = ovm_option_u64(ctx, opts, OVM_OPT_PID, 1, INT_MAX, 0, pid);
 	if (!err)
-		err = parse_duration(ctx, opts->value[OVM_OPT_DURATION], &rec->opts.duration);
+		err = ovm_option_seconds(ctx, opts, OVM_OPT_DURATION, &rec->opts.duration);
 	if (!err)
 		err = ovm_option_when(ctx, opts, OVM_OPT_COUNTERS, counters);
 	if (!err)

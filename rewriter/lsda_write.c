@@ -19,6 +19,7 @@ enum { /* DW_EH_PE_* */
        PE_FORMAT = 0x0f,
        PE_APPLICATION = 0x70,
        PE_PCREL = 0x10,
+       PE_SIGNED = 0x08,
 };
 
 /* Bytes of one type entry, 0 if they vary or are unknown. */
@@ -53,9 +54,11 @@ static bool put_type(struct ovm_buf *out, ovm_va base, uint8_t enc, ovm_va type)
 {
 	uint64_t x = type.v;
 	unsigned size = type_size(enc);
-	if (x && (enc & PE_APPLICATION) == PE_PCREL)
+	if (x && (enc & PE_APPLICATION) == PE_PCREL) {
 		x -= base.v + out->n;
-	bool is_signed = (enc & 0x08) || (enc & PE_APPLICATION) == PE_PCREL;
+		if (!x) /* would read as "catch all" */
+			return false;
+	}
 	if (size == 2)
 		ovm_buf_u16(out, (uint16_t)x);
 	else if (size == 4)
@@ -66,7 +69,7 @@ static bool put_type(struct ovm_buf *out, ovm_va base, uint8_t enc, ovm_va type)
 		return true;
 	unsigned bits = size * 8;
 	int64_t s = (int64_t)(x << (64 - bits)) >> (64 - bits);
-	return is_signed ? (uint64_t)s == x : x >> bits == 0;
+	return enc & PE_SIGNED ? (uint64_t)s == x : x >> bits == 0;
 }
 
 static void put_uleb_wide(struct ovm_buf *out, uint64_t x, unsigned len)

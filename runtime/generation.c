@@ -322,8 +322,7 @@ ovm_rta ovm_generations_original(const struct ovm_generations *set, ovm_rta at)
 			uint64_t off = at.v - m->at.v;
 			if (off >= m->overlay.size)
 				continue;
-			const struct ovm_map_entry *e =
-			    ovm_map_new(&m->overlay.map, (uint32_t)off);
+			const struct ovm_map_entry *e = ovm_map_new(&m->overlay.map, (uint32_t)off);
 			bool runs = e && (e->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) != OVM_MAP_PAD;
 			return runs ? ovm_va_to_rta(e->old, m->module->bias) : ovm_rta_of(0);
 		}

@@ -142,9 +142,8 @@ static bool is_sampled(const struct ovm_round *r, double begin, bool *gives_up)
 {
 	double passed = ovm_now_ms() - begin;
 	uint64_t cpu = cpu_ms(r);
-	unsigned wanted =
-	    or_default(r->opts->sample_ms,
-		       r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
+	unsigned wanted = or_default(
+	    r->opts->sample_ms, r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
 	*gives_up = cpu >= (uint64_t)OVM_RT_SAMPLE_MS * OVM_RT_SAMPLE_GIVE_UP ||
 		    (r->is_attached && passed >= OVM_RT_ATTACH_MS);
 	if (r->opts->duration > 0)

@@ -6,11 +6,11 @@
 #include "runtime/adopt.h"
 
 struct ovm_round_opts {
-	unsigned sample_ms;    /* CPU time of the process to sample before building; 0: the default */
-	double duration;       /* instead: so many seconds by the clock; 0: no */
-	uint64_t min_samples;  /* fewer: do nothing (rule R12); 0: the default */
-	unsigned max_pause_ms; /* 0: the default */
-	bool uniform;	       /* tests: copy every region of every module that has samples */
+	unsigned sample_ms; /* CPU time of the process to sample before building; 0: the default */
+	double duration;    /* instead: so many seconds by the clock; 0: no */
+	uint64_t min_samples;	 /* fewer: do nothing (rule R12); 0: the default */
+	unsigned max_pause_ms;	 /* 0: the default */
+	bool uniform;		 /* tests: copy every region of every module that has samples */
 	const char *only, *skip; /* globs over module paths, NULL: none */
 	bool no_counters;	 /* samples only */
 };
@@ -56,7 +56,8 @@ void ovm_round_fini(struct ovm_round *round); /* the process keeps what it has *
 
 /* Look at the process: may it be changed, what is mapped, what has been done to it by whom? Copies
  * that another optvm was counting with when it was killed are disarmed. May be repeated. Fails:
- * OVM_E_TARGET, OVM_E_PERM, OVM_E_GONE, OVM_E_IO, OVM_E_FORMAT. Only to undo: OVM_REFUSED if nothing was done. */
+ * OVM_E_TARGET, OVM_E_PERM, OVM_E_GONE, OVM_E_IO, OVM_E_FORMAT. Only to undo: OVM_REFUSED if
+ * nothing was done. */
 int ovm_round_look(struct ovm_ctx *ctx, struct ovm_round *round);
 
 /* The round. Returns 0, OVM_REFUSED (message in ctx: nothing worth it) or a failure; in all these

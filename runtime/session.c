@@ -80,7 +80,7 @@ static void wait_for_end(struct session *s)
 static void save(struct ovm_ctx *ctx, struct session *s)
 {
 	const struct ovm_round *r = &s->round;
-	const struct ovm_profile *profile = r->profile	? r->profile
+	const struct ovm_profile *profile = r->profile	 ? r->profile
 					    : r->sampler ? ovm_sampler_profile(r->sampler)
 							 : NULL;
 	int rc = 0;

@@ -32,10 +32,10 @@ enum {
 	OVM_RT_WINDOW_PERCENT = 3,   /* of the time */
 	OVM_RT_WINDOW_HOTTEST = 1000000,
 	OVM_RT_FORKS_MS = 2000,
-	OVM_RT_COUNTERS_SHARE = 2, /* counters get half as much room as code; they need a fifth */
+	OVM_RT_COUNTERS_SHARE = 2,  /* counters get half as much room as code; they need a fifth */
 	OVM_RT_START_CALLS = 20000, /* system calls of ld.so until a program starts; 12 a library */
 	OVM_RT_NEXT_EXEC_MS = 1000, /* how long env, setarch or a shell may take to exec it */
-	OVM_RT_REMOTE_MS = 3000,   /* waiting for a thread that runs user code */
+	OVM_RT_REMOTE_MS = 3000,    /* waiting for a thread that runs user code */
 	OVM_RT_MAX_PAUSE_MS =
 	    100, /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
 	OVM_RT_STACK_SCAN = 8 << 20, /* bytes of each stack to look for returns into copies; 8 MiB
@@ -44,10 +44,10 @@ enum {
 	OVM_RT_RETRY_MS = 200,	   /* after an attempt that did not stop everybody (vfork, disk) */
 	OVM_RT_PENDING_MS = 3000,  /* a thread that does not report at all: no more attempts */
 	OVM_RT_SHARER_TRIES = 200, /* 5 ms apart: a vfork child is soon gone */
-	OVM_RT_LOCK_TRIES = 100,  /* 10 ms apart: another optvm is at work on the process */
+	OVM_RT_LOCK_TRIES = 100,   /* 10 ms apart: another optvm is at work on the process */
 	OVM_RT_MAX_GENERATIONS = 16, /* in one process, counting ones too: they stay for ever */
-	OVM_RT_ATTACH_MS = 30000, /* a process that hardly computes is sampled for so long */
-	OVM_RT_SERVICE_MS = 5,	   /* while one is in that state: how often to look */
+	OVM_RT_ATTACH_MS = 30000,    /* a process that hardly computes is sampled for so long */
+	OVM_RT_SERVICE_MS = 5,	     /* while one is in that state: how often to look */
 };
 
 #define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */

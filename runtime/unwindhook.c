@@ -254,7 +254,7 @@ int ovm_unwindhook_find(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	size_t n = out->function_size < sizeof(out->old_bytes) ? (size_t)out->function_size
 							       : sizeof(out->old_bytes);
 	bool is_read = ovm_mem_read(tracee, out->function, out->old_bytes, n);
-	if (is_read && n >= 16 && find_installed(tracee, out))
+	if (is_read && n >= 4 + JUMP_LEN && find_installed(tracee, out))
 		return 0;
 	if (!is_read || !take_displaced(dec, out))
 		return refuse(ctx, "the start of _dl_find_object in %s cannot be moved",

@@ -32,7 +32,10 @@ PY
 echo "seed $seed, $(wc -l <"$dir/files") files"
 xargs -P "${OPTVM_JOBS:-2}" -n 4 -d '\n' "$check" <"$dir/files" >"$dir/log" 2>"$dir/err"
 status=$?
-grep -v '^ok' "$dir/log"
+grep -E '^(bad|FAIL)' "$dir/log"
+grep ' files (' "$dir/log" | tr -cs '0-9\n' ' ' | awk '{ for (i = 1; i <= 10; i++) s[i] += $i } END {
+	printf "%d files (%d without code), %d regions, %d instructions; regions not decoded %d, left alone %d, refused for disagreement %d; ", s[1], s[2], s[3], s[4], s[5], s[6], s[7]
+	printf "%d instructions copied, %d pairs proved, %d bad\n", s[8], s[9], s[10] }'
 tail -5 "$dir/err"
 [ $status = 0 ] || echo "FAIL: repeat with OPTVM_FILES=$n OPTVM_SEED=$seed, or $check FILE"
 exit $((status != 0))

@@ -102,7 +102,7 @@ static bool same_operand(const ZydisDecodedOperand *x, const ZydisDecodedOperand
 		return x->mem.segment == y->mem.segment && x->mem.base == y->mem.base &&
 		       x->mem.index == y->mem.index && x->mem.scale == y->mem.scale;
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-		return x->imm.is_relative ? y->imm.is_relative : x->imm.value.u == y->imm.value.u;
+		return x->imm.value.u == y->imm.value.u;
 	default:
 		return true;
 	}
@@ -114,6 +114,8 @@ static bool is_same(const ZydisDecodedInstruction *x, const ZydisDecodedOperand 
 	unsigned kind = zydis_kind(x, xo);
 	if (kind == OVM_INSN_JCC && zydis_kind(y, yo) == OVM_INSN_JCC)
 		return ((x->opcode ^ y->opcode) & 0xe) == 0; /* either sense, either length */
+	if ((kind == OVM_INSN_JMP || kind == OVM_INSN_CALL) && zydis_kind(y, yo) == kind)
+		return true; /* where to is the checker's matter */
 	if (kind == OVM_INSN_CALL && zydis_kind(y, yo) == OVM_INSN_CALL_IND)
 		return yo[0].type == ZYDIS_OPERAND_TYPE_MEMORY; /* through the GOT, not the PLT */
 	if (x->mnemonic != y->mnemonic || x->operand_count != y->operand_count)

@@ -1,0 +1,310 @@
+/* Who may be attached to, and when to stop.
+ *
+ * The kernel has the last word on what is permitted; opening the process's memory asks it. What it
+ * does not know (init, threads of the kernel, those who want to be left alone) is asked first. Then
+ * a round (round.h), with three more ways to be over than it has for a program of our own: a signal
+ * to us, and the end of a process that is not our child.
+ */
+#define OVM_LOG_DOMAIN "attach"
+#include "runtime/attach.h"
+#include "base/log.h"
+#include "runtime/forks.h"
+#include "runtime/procstat.h"
+#include "runtime/report.h"
+#include "runtime/tunables.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { PF_KTHREAD = 0x200000, ENVIRON_MAX = 4 << 20 };
+
+static const ino_t FIRST_PID_NAMESPACE = 0xeffffffc; /* the kernel's PROC_PID_INIT_INO */
+
+/* --- may it be attached to?
+ * ---------------------------------------------------------------------------------
+ */
+
+static bool is_machines_init(pid_t pid)
+{
+	struct stat st;
+	return pid == 1 && stat("/proc/self/ns/pid", &st) == 0 && st.st_ino == FIRST_PID_NAMESPACE;
+}
+
+/* /proc also answers for threads. */
+static pid_t leader_of(pid_t pid)
+{
+	char name[64], line[256];
+	int leader = 0;
+	snprintf(name, sizeof(name), "/proc/%d/status", (int)pid);
+	FILE *f = fopen(name, "re");
+	while (f && fgets(line, sizeof(line), f) && sscanf(line, "Tgid: %d", &leader) != 1)
+		;
+	if (f)
+		fclose(f);
+	return (pid_t)leader;
+}
+
+/* Is OPTVM=off in its environment, as it was when it started? */
+static bool has_opted_out(pid_t pid)
+{
+	static const char word[] = "OPTVM=off";
+	char name[64];
+	snprintf(name, sizeof(name), "/proc/%d/environ", (int)pid);
+	FILE *f = fopen(name, "re");
+	if (!f)
+		return false;
+	char *text = ovm_alloc(ENVIRON_MAX);
+	size_t n = fread(text, 1, ENVIRON_MAX - 1, f);
+	fclose(f);
+	bool found = false;
+	for (size_t i = 0; i < n && !found; i += strlen(text + i) + 1)
+		found = !strcmp(text + i, word);
+	free(text);
+	return found;
+}
+
+static int check_kind(struct ovm_ctx *ctx, pid_t pid)
+{
+	struct ovm_procstat stat;
+	if (pid == getpid())
+		return ovm_fail(ctx, OVM_E_USAGE, "process %d is this optvm itself", (int)pid);
+	if (!ovm_procstat_read(pid, &stat))
+		return ovm_fail(ctx, OVM_E_GONE, "there is no process %d", (int)pid);
+	if (stat.state == 'Z' || stat.state == 'X')
+		return ovm_fail(ctx, OVM_E_GONE,
+				"process %d has ended, its parent has not noticed yet", (int)pid);
+	if (stat.flags & PF_KTHREAD)
+		return ovm_fail(ctx, OVM_E_TARGET, "process %d is a thread of the kernel",
+				(int)pid);
+	pid_t leader = leader_of(pid);
+	if (leader > 0 && leader != pid)
+		return ovm_fail(ctx, OVM_E_USAGE, "%d is a thread of process %d: give that",
+				(int)pid, (int)leader);
+	if (is_machines_init(pid))
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"process 1 is the machine's init, without which nothing runs: left "
+				"alone");
+	return 0;
+}
+
+/* What the kernel says, in words that help. */
+static int check_permitted(struct ovm_ctx *ctx, struct ovm_tracee *tracee)
+{
+	char name[32];
+	struct stat st;
+	int rc = ovm_tracee_open_mem(ctx, tracee);
+	if (rc != OVM_E_PERM)
+		return rc;
+	snprintf(name, sizeof(name), "/proc/%d", (int)tracee->pid);
+	if (stat(name, &st) == 0 && st.st_uid != geteuid())
+		return ovm_fail(ctx, OVM_E_PERM,
+				"process %d belongs to user %u, you are %u: use sudo",
+				(int)tracee->pid, (unsigned)st.st_uid, (unsigned)geteuid());
+	return ovm_fail(ctx, OVM_E_PERM,
+			"process %d may not be traced: optvm doctor %d says what to type",
+			(int)tracee->pid, (int)tracee->pid);
+}
+
+static int check(struct ovm_ctx *ctx, struct ovm_tracee *tracee)
+{
+	int rc = check_kind(ctx, tracee->pid);
+	if (rc == 0)
+		rc = check_permitted(ctx, tracee);
+	if (rc == 0 && has_opted_out(tracee->pid))
+		rc =
+		    ovm_fail(ctx, OVM_E_TARGET, "process %d was started with OPTVM=off: left alone",
+			     (int)tracee->pid);
+	return rc;
+}
+
+/* --- when is it over?
+ * --------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t caught; /* a handler has no context argument */
+
+static const int SIGNALS[] = {SIGINT, SIGTERM, SIGHUP};
+enum { N_SIGNALS = 3 };
+
+static void on_signal(int sig)
+{
+	caught = sig;
+}
+
+static void catch_signals(struct sigaction saved[N_SIGNALS])
+{
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+	caught = 0;
+	for (int i = 0; i < N_SIGNALS; i++) {
+		sigaction(SIGNALS[i], NULL, &saved[i]);
+		if (saved[i].sa_handler != SIG_IGN) /* nohup */
+			sigaction(SIGNALS[i], &action, NULL);
+	}
+}
+
+static void release_signals(const struct sigaction saved[N_SIGNALS])
+{
+	for (int i = 0; i < N_SIGNALS; i++)
+		sigaction(SIGNALS[i], &saved[i], NULL);
+}
+
+static bool is_over(void *arg)
+{
+	struct ovm_round *r = arg;
+	struct pollfd watch = {.fd = r->watch_fd, .events = POLLIN};
+	int wstatus;
+	return caught || r->tracee.ended || poll(&watch, 1, 0) > 0 ||
+	       (r->sampler && ovm_sampler_wait(r->sampler, &wstatus));
+}
+
+/* --- attaching
+ * -----------------------------------------------------------------------------------------------
+ */
+
+static ovm_rta original(void *arg, pid_t pid, ovm_rta at)
+{
+	const struct ovm_round *r = arg;
+	(void)pid; /* children have the same copies */
+	return ovm_generations_original(&r->set, at);
+}
+
+static int open_sampler(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts,
+			struct ovm_round *r)
+{
+	struct ovm_sampler_opts sampler = opts->sampler;
+	sampler.frequency = sampler.frequency ? sampler.frequency : OVM_RT_FREQUENCY;
+	sampler.original = original;
+	sampler.arg = r;
+	return ovm_sampler_open(ctx, &sampler, r->pid, true, &r->sampler);
+}
+
+/* What the user asked to keep; @rc: of the round. */
+static int save(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct ovm_round *r,
+		int rc)
+{
+	struct ovm_ctx own = *ctx;
+	const struct ovm_profile *profile = r->profile	 ? r->profile
+					    : r->sampler ? ovm_sampler_profile(r->sampler)
+							 : NULL;
+	int failed = 0;
+	if (rc)
+		snprintf(r->result.why_not, sizeof(r->result.why_not), "%.199s", ctx->msg);
+	if (opts->save_profile && profile)
+		failed = ovm_profile_save(&own, profile, opts->save_profile);
+	if (failed == 0 && opts->report)
+		failed = ovm_live_report(&own, opts->report, r, profile, NULL);
+	if (rc || !failed)
+		return rc;
+	*ctx = own;
+	return failed;
+}
+
+static int attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct ovm_round *r)
+{
+	int rc = check(ctx, &r->tracee);
+	if (rc == 0) {
+		r->watch_fd = (int)syscall(SYS_pidfd_open, r->pid, 0);
+		rc = r->watch_fd < 0 ? ovm_fail_errno(ctx, errno == ESRCH ? OVM_E_GONE : OVM_E_IO,
+						      errno, "process %d", (int)r->pid)
+				     : 0;
+	}
+	if (rc == 0)
+		rc = ovm_round_look(ctx, r);
+	if (rc == 0)
+		rc = open_sampler(ctx, opts, r);
+	if (rc)
+		return rc;
+	rc = ovm_round_run(ctx, r);
+	return save(ctx, opts, r, rc);
+}
+
+int ovm_attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, pid_t pid,
+	       struct ovm_round_result *result, int *signal)
+{
+	struct sigaction saved[N_SIGNALS];
+	struct ovm_round r;
+	ovm_round_init(&r, pid);
+	r.opts = &opts->round;
+	r.by = "attach";
+	r.is_attached = true;
+	r.is_over = is_over;
+	r.arg = &r;
+	r.started_ms = ovm_now_ms();
+	catch_signals(saved);
+	int rc = attach(ctx, opts, &r);
+	ovm_sampler_close(r.sampler);
+	ovm_round_settle(&r);
+	*result = r.result;
+	*signal = rc ? (int)caught : 0;
+	if (*signal)
+		ovm_fail(ctx, (enum ovm_err)rc, "interrupted: process %d is left as it was",
+			 (int)pid);
+	release_signals(saved);
+	if (r.watch_fd >= 0)
+		close(r.watch_fd);
+	ovm_round_fini(&r);
+	return rc;
+}
+
+/* --- detaching
+ * -----------------------------------------------------------------------------------------------
+ */
+
+static bool never(void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+static int revert(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_detach_result *result)
+{
+	struct ovm_switch_result switched = {0};
+	struct ovm_forks_result forks;
+	int max_pause = r->opts->max_pause_ms ? (int)r->opts->max_pause_ms : OVM_RT_MAX_PAUSE_MS;
+	int rc = ovm_switch_to(ctx, &r->set, OVM_NONE, max_pause, &switched);
+	if (rc)
+		return rc;
+	ovm_forks_follow(ctx, &r->set, max_pause, OVM_RT_FORKS_MS, &forks);
+	*result = (struct ovm_detach_result){.n_restored = switched.n_restored,
+					     .n_threads = switched.n_threads,
+					     .n_moved = switched.n_moved,
+					     .pause_ms = switched.pause_ms};
+	if (switched.n_stuck)
+		return ovm_fail(ctx, OVM_E_TARGET,
+				"%u places in the code of process %d hold bytes of somebody else "
+				"(breakpoints?): detach again when they are gone",
+				switched.n_stuck, (int)r->pid);
+	return 0;
+}
+
+int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
+	       struct ovm_detach_result *result)
+{
+	const struct ovm_round_opts opts = {.max_pause_ms = max_pause_ms};
+	struct ovm_round r;
+	*result = (struct ovm_detach_result){0};
+	ovm_round_init(&r, pid);
+	r.opts = &opts;
+	r.is_attached = true;
+	r.is_over = never;
+	int rc = check_kind(ctx, pid);
+	if (rc == 0)
+		rc = check_permitted(ctx, &r.tracee);
+	if (rc == 0)
+		rc = ovm_round_look(ctx, &r);
+	if (rc == 0 && !r.set.v.n) {
+		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
+		rc = OVM_REFUSED;
+	}
+	if (rc == 0 && (r.set.applied.v.n || r.set.stubs.n || !r.state->is_done))
+		rc = revert(ctx, &r, result);
+	ovm_round_settle(&r);
+	ovm_round_fini(&r);
+	return rc;
+}

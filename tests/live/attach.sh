@@ -1,0 +1,245 @@
+#!/usr/bin/env bash
+# attach, status, detach on a process that must not notice: two threads that throw and catch, a timer, results that are
+# checked all the time. Then the tool is killed at random moments, and the process must still be right, and detachable.
+. "$(dirname "$0")/../support/live.sh"
+n_cycles=${OPTVM_CYCLES:-20}
+n_kills=${OPTVM_KILLS:-20}
+mkdir run
+export XDG_RUNTIME_DIR=$dir/run
+cat >prog.cpp <<'EOP'
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <signal.h>
+#include <stdexcept>
+#include <sys/time.h>
+#include <thread>
+__attribute__((noinline)) static unsigned step(unsigned x) { if (x % 1009 == 0) throw std::runtime_error("x"); return x % 3 ? x * 1103515245u + 12345u : x / 3 + 7; }
+__attribute__((noipa)) static unsigned run(unsigned x)
+{
+	unsigned sum = 0;
+	for (int i = 0; i < 20000; i++)
+		try { x = step(x); sum += x; } catch (const std::exception &e) { x += e.what()[0]; }
+	return sum;
+}
+static std::atomic<bool> over;
+static void on_alarm(int) {}
+static void on_term(int) { over = true; }
+int main()
+{
+	signal(SIGALRM, on_alarm);
+	signal(SIGTERM, on_term);
+	itimerval it = {{0, 3000}, {0, 3000}};
+	setitimer(ITIMER_REAL, &it, nullptr);
+	long bad[2] = {0, 0}, rounds[2] = {0, 0};
+	auto body = [&](int t) { unsigned want = run(t + 5); while (!over) { bad[t] += run(t + 5) != want; rounds[t]++; } };
+	std::thread other(body, 1);
+	body(0);
+	other.join();
+	printf("%ld %ld\n", bad[0], bad[1]);
+	return rounds[0] == 0 || rounds[1] == 0;
+}
+EOP
+g++ -O2 -pthread prog.cpp -o prog || exit 1
+
+# sametext PID: is all code mapped from files as in the files, but for at most 5 bytes of the C library (the unwinder's hook)?
+cat >sametext.c <<'EOP'
+#include <elf.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	char name[64], line[4096];
+	long bad = 0, seen = 0;
+	snprintf(name, sizeof name, "/proc/%s/mem", argv[1]);
+	int mem = open(name, O_RDONLY);
+	snprintf(name, sizeof name, "/proc/%s/maps", argv[1]);
+	FILE *maps = fopen(name, "r");
+	while (argc == 2 && maps && fgets(line, sizeof line, maps)) {
+		unsigned long lo, hi, off;
+		char prot[8], path[2048] = "";
+		if (sscanf(line, "%lx-%lx %7s %lx %*s %*s %2047s", &lo, &hi, prot, &off, path) < 4 || path[0] != '/' || prot[2] != 'x') continue;
+		int fd = open(path, O_RDONLY);
+		Elf64_Ehdr eh;
+		Elf64_Phdr ph;
+		if (fd < 0 || pread(fd, &eh, sizeof eh, 0) != sizeof eh) continue;
+		for (int i = 0; i < eh.e_phnum; i++) {
+			if (pread(fd, &ph, sizeof ph, eh.e_phoff + i * sizeof ph) != sizeof ph || ph.p_type != PT_LOAD || !(ph.p_flags & PF_X) || ph.p_offset < off || ph.p_offset >= off + (hi - lo)) continue;
+			char *a = malloc(ph.p_filesz), *b = malloc(ph.p_filesz);
+			if (pread(fd, a, ph.p_filesz, ph.p_offset) != (ssize_t)ph.p_filesz || pread(mem, b, ph.p_filesz, lo + (ph.p_offset - off)) != (ssize_t)ph.p_filesz) { puts("unreadable"); return 2; }
+			long differ = 0;
+			for (unsigned long k = 0; k < ph.p_filesz; k++) differ += a[k] != b[k];
+			seen++;
+			if (differ && !(strstr(path, "libc.so") && differ <= 5)) { printf("%s: %ld bytes\n", path, differ); bad++; }
+			free(a); free(b);
+		}
+		close(fd);
+	}
+	return !seen || bad > 0;
+}
+EOP
+gcc -O1 sametext.c -o sametext || exit 1
+
+pid=0
+start() { ./prog >out.txt & pid=$!; sleep 0.1; }
+# It computed the right thing to its end.
+finish() {
+	kill -TERM "$pid"
+	wait "$pid" || fail "$1: the process ended with $?"
+	[ "$(cat out.txt)" = "0 0" ] || fail "$1: wrong results: $(cat out.txt)"
+}
+attach() { "$tool" attach --sample-ms 150 "$@" "$pid"; }
+untraced() {
+	grep -q '^TracerPid:	0' "/proc/$pid/status" || fail "$1: still traced"
+	! grep -q '^State:	[tT]' /proc/"$pid"/task/*/status || fail "$1: stopped"
+	! pgrep -f "attach.* $pid\$" >/dev/null || fail "$1: a process of the tool is left"
+}
+n_fds() { find "/proc/$pid/fd" -mindepth 1 | wc -l; }
+n_maps() { wc -l <"/proc/$pid/maps"; }
+state() { "$tool" status --json "$pid" | sed -n 's/.*"state": "\([^"]*\)".*/\1/p'; }
+
+# --- once
+start
+! "$tool" detach "$pid" 2>err || fail "detach of a process that was never changed"
+fds=$(n_fds)
+attach --report report.json --save-profile p.prof >o 2>e || fail "attach: $? $(cat e)"
+[ ! -s o ] || fail "attach wrote to stdout: $(cat o)"
+grep -q '"schema": "optvm.attach/1"' report.json || fail "report: $(head -3 report.json)"
+[ "$(number regions_counted)" != 0 ] || fail "nothing was counted: $(cat report.json)"
+[ -s p.prof ] || fail "no profile"
+untraced attach
+! ./sametext "$pid" >diff || fail "attach changed nothing"
+[ "$(state)" = optimized ] || fail "status: $(state)"
+"$tool" status >table || fail "status"
+grep -q "^$pid .*optimized *prog\$" table || fail "status table: $(cat table)"
+"$tool" status "$pid" | grep -q "optimized copies, in use" || fail "status PID: $("$tool" status "$pid")"
+[ "$(stat -c %a run/optvm)" = 700 ] || fail "state folder: $(stat -c %a run/optvm)"
+[ -z "$(find run/optvm -type f ! -perm 600)" ] || fail "state files: $(ls -l run/optvm)"
+"$tool" detach "$pid" || fail detach
+untraced detach
+./sametext "$pid" || fail "text after detach"
+[ "$(state)" = original ] || fail "status after detach: $(state)"
+"$tool" detach "$pid" || fail "detach twice"
+[ "$(n_fds)" = "$fds" ] || fail "file descriptors: $(ls -l "/proc/$pid/fd")"
+
+# a second round replaces the first, a third one after a revert; --keep forgets
+attach || fail "attach after detach"
+attach --counters=off --duration 0.5 || fail "attach again"
+[ "$(state)" = optimized ] || fail "status after a second round"
+"$tool" detach --revert "$pid" || fail "detach after two rounds"
+./sametext "$pid" || fail "text after two rounds"
+attach || fail "attach before --keep"
+"$tool" detach --keep "$pid" || fail "detach --keep"
+[ -z "$(ls run/optvm)" ] || fail "left after --keep: $(ls run/optvm)"
+! ./sametext "$pid" >diff || fail "--keep reverted"
+finish once
+
+# --- what cannot be
+start
+"$tool" attach 2>/dev/null; [ $? = 2 ] || fail "no pid"
+"$tool" attach 12x 2>/dev/null; [ $? = 2 ] || fail "no number"
+"$tool" detach --keep --revert "$pid" 2>/dev/null; [ $? = 2 ] || fail "--keep --revert"
+"$tool" attach 999999999 2>/dev/null; [ $? = 5 ] || fail "a process that is gone"
+other=$(ls "/proc/$pid/task" | tail -1)
+"$tool" attach "$other" 2>e; [ $? = 2 ] || fail "a thread: $(cat e)"
+[ ! -e /proc/2/stat ] || ! grep -q kthreadd /proc/2/stat || { "$tool" attach 2 2>/dev/null; [ $? = 5 ] || fail "a thread of the kernel"; }
+sleep 0 & zombie=$!
+sleep 0.2
+exec 3< <(sleep 100)
+sleeper=$!
+"$tool" attach --duration 0.3 $sleeper 2>e; [ $? = 1 ] || fail "a process that sleeps: $(cat e)"
+kill $sleeper
+exec 3<&-
+wait $zombie
+OPTVM=off ./prog >/dev/null & off=$!
+sleep 0.1
+"$tool" attach $off 2>e; [ $? = 5 ] || fail "OPTVM=off: $(cat e)"
+grep -q OPTVM=off e || fail "OPTVM=off: $(cat e)"
+kill -9 $off
+wait $off 2>/dev/null
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+	chmod 711 "$dir"
+	cp "$tool" ./tool && chmod 755 tool
+	setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR= ./tool attach "$pid" 2>e; [ $? = 4 ] || fail "another user's process: $(cat e)"
+	setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR= ./tool detach "$pid" 2>/dev/null; [ $? = 4 ] || fail "detach of another user's process"
+fi
+./prog >out2.txt & second=$!
+(sleep 1; "$tool" attach --sample-ms 150 "$second") 2>/dev/null & # two at once: one waits, or says so
+"$tool" attach --duration 1.2 "$second" 2>/dev/null
+wait $! || true
+kill -TERM $second
+wait $second || fail "two tools at once"
+[ "$(cat out2.txt)" = "0 0" ] || fail "two tools at once: $(cat out2.txt)"
+# interrupted
+for sig in INT TERM; do
+	"$tool" attach --duration 100 "$pid" 2>e & at=$!
+	sleep 0.7
+	kill -$sig $at
+	wait $at
+	got=$?
+	# a background job of a shell ignores SIGINT
+	[ $sig = INT ] && kill -TERM $at 2>/dev/null
+	[ $got = 143 ] || [ $sig$got = INT143 ] || [ $sig$got = INT130 ] || fail "SIG$sig: status $got: $(cat e)"
+	untraced "SIG$sig"
+	./sametext "$pid" || fail "text after SIG$sig"
+done
+finish "what cannot be"
+"$tool" status >table
+[ ! -s table ] || fail "status of processes that are gone: $(cat table)"
+[ -z "$(ls run/optvm)" ] || fail "stale files: $(ls run/optvm)"
+
+# --- run leaves state too, and what it did can be undone
+"$tool" run --sample-ms 150 -- ./prog >out.txt & run=$!
+for _ in $(seq 100); do "$tool" status | grep -q optimized && break; sleep 0.1; done
+pid=$("$tool" status | sed -n 's/^\([0-9]*\) .*optimized .*/\1/p')
+"$tool" detach "${pid:-0}" || fail "detach of a process of run"
+./sametext "${pid:-0}" || fail "text of a process of run"
+kill -TERM "${pid:-0}"
+wait $run || fail "run ended with $?"
+[ "$(cat out.txt)" = "0 0" ] || fail "run, detach: $(cat out.txt)"
+[ -z "$(ls run/optvm)" ] || fail "left after run: $(ls run/optvm)"
+
+# --- many cycles on one process
+start
+fds=$(n_fds)
+for i in $(seq "$n_cycles"); do
+	attach 2>e || fail "cycle $i: attach: $(cat e)"
+	"$tool" detach "$pid" 2>e || fail "cycle $i: detach: $(cat e)"
+	./sametext "$pid" || fail "cycle $i: text"
+	[ "$i" != 12 ] || maps=$(n_maps)
+done
+untraced cycles
+[ "$(n_maps)" -le "${maps:-9999}" ] || fail "maps grow: $(n_maps), were $maps: $(cat "/proc/$pid/maps")"
+[ "$(n_fds)" = "$fds" ] || fail "file descriptors grow: $(ls -l "/proc/$pid/fd")"
+finish "$n_cycles cycles"
+
+# --- kill -9 of the tool
+start
+patched=0 nothing=0 full=0
+for i in $(seq "$n_kills"); do
+	# a fresh process now and then: there is a most of generations
+	if [ $((i % 8)) = 0 ]; then finish "kills"; start; fi
+	"$tool" attach --sample-ms 150 "$pid" 2>e & at=$!
+	sleep "$(awk -v i="$i" -v n="$n_kills" -v r="$RANDOM" 'BEGIN { print 0.02 + 1.5 * (i - 1 + r / 32768) / n }')"
+	kill -9 $at 2>/dev/null
+	wait $at 2>/dev/null
+	sleep 0.05 # the builder's end
+	untraced "kill $i"
+	./sametext "$pid" >diff || patched=$((patched + 1))
+	"$tool" detach "$pid" 2>e
+	case $? in
+	0) ;;
+	1) nothing=$((nothing + 1)) ;;
+	*) fail "kill $i: detach: $(cat e)" ;;
+	esac
+	./sametext "$pid" || fail "kill $i: text"
+done
+attach 2>e || { full=1; grep -q generations e || fail "attach after kills: $(cat e)"; }
+"$tool" detach "$pid" || fail "detach after kills"
+./sametext "$pid" || fail "text after kills"
+finish "$n_kills kills"
+echo "$n_cycles cycles; $n_kills kills: $patched while patched, $nothing before anything was done; full $full"
+done_testing
