@@ -19,6 +19,7 @@
 #include "llvm/MC/MCRegisterInfo.h"
 #include "llvm/MC/MCSubtargetInfo.h"
 #include "llvm/MC/MCTargetOptions.h"
+#include "llvm/Support/ErrorHandling.h"
 #include "llvm/Support/raw_ostream.h"
 #if LLVM_VERSION_MAJOR >= 16
 #include "llvm/TargetParser/Triple.h"
@@ -38,6 +39,7 @@
 extern "C" void LLVMInitializeX86TargetInfo(void);
 extern "C" void LLVMInitializeX86TargetMC(void);
 extern "C" void LLVMInitializeX86Disassembler(void);
+extern "C" void ovm_out_of_memory(size_t n, size_t size); /* base/vec.h, which is C */
 
 using namespace llvm;
 
@@ -89,8 +91,19 @@ static bool create(struct ovm_mc *mc)
 	return true;
 }
 
+static void on_bad_alloc(void *, const char *, bool)
+{
+	ovm_out_of_memory(1, 0);
+}
+
 struct ovm_mc *ovm_mc_open(void)
 {
+	static const bool once = [] { /* its own answer is abort() */
+		install_bad_alloc_error_handler(on_bad_alloc);
+		install_out_of_memory_new_handler();
+		return true;
+	}();
+	(void)once;
 	LLVMInitializeX86TargetInfo();
 	LLVMInitializeX86TargetMC();
 	LLVMInitializeX86Disassembler();

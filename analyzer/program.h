@@ -21,12 +21,12 @@ struct ovm_program {
 	OVM_VEC(struct ovm_cfg *) cfgs; /* owned; the selected groups; a region is in at most one */
 	uint32_t *cfg_of_region;	/* [regions.n]: index into cfgs, OVM_NONE */
 	OVM_VEC(struct ovm_xref) xrefs; /* of all regions in cfgs, ascending region */
-	ovm_calls indirect;		/* calls through pointers, as far as the profile knows them */
+	ovm_calls indirect; /* calls through pointers, as far as the profile knows them */
 };
 
 struct ovm_program_opts {
-	double share;	   /* of the samples to cover; 1.0: all regions with samples */
-	bool is_live;	   /* refuse regions that call dlsym & co. too (rule I7) */
+	double share;	       /* of the samples to cover; 1.0: all regions with samples */
+	bool is_live;	       /* refuse regions that call dlsym & co. too (rule I7) */
 	uint32_t callee_steps; /* take what the chosen regions call, and what that calls, so far */
 };
 

@@ -63,9 +63,23 @@ int ovm_exit_code(enum ovm_err err)
 	return 70;
 }
 
+static void (*last_resort)(void); /* whoever runs out of memory has no context */
+
+void ovm_last_resort_set(void (*last)(void))
+{
+	last_resort = last;
+}
+
+void ovm_last_resort(void)
+{
+	if (last_resort)
+		last_resort();
+}
+
 void ovm_assert_fail(const char *expr, const char *file, int line)
 {
 	fprintf(stderr, "optvm: internal error: %s:%d: assertion failed: %s\n", file, line, expr);
 	fflush(stderr);
+	ovm_last_resort();
 	abort();
 }

@@ -51,6 +51,11 @@ int ovm_fail_errno(struct ovm_ctx *ctx, enum ovm_err err, int errnum, const char
 /* Exit status for a subcommand that ended with @err (table in interfaces.md). */
 int ovm_exit_code(enum ovm_err err);
 
+/* What is done when the tool must end at once (out of memory, a bug): @last may see to others first
+ * and not return. It must not allocate. NULL: nothing. */
+void ovm_last_resort_set(void (*last)(void));
+void ovm_last_resort(void);
+
 _Noreturn void ovm_assert_fail(const char *expr, const char *file, int line);
 #define OVM_ASSERT(cond) ((cond) ? (void)0 : ovm_assert_fail(#cond, __FILE__, __LINE__))
 

@@ -1,5 +1,6 @@
 /* Checked allocation and the byte buffer. Out of memory is a message and exit 70, see vec.h. */
 #include "base/vec.h"
+#include "base/err.h"
 
 #include <stdarg.h>
 #include <stdbool.h>
@@ -7,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Noreturn void out_of_memory(size_t n, size_t size)
+void ovm_out_of_memory(size_t n, size_t size)
 {
 	fprintf(stderr, "optvm: out of memory: %zu x %zu bytes\n", n, size);
+	ovm_last_resort();
 	_Exit(70);
 }
 
@@ -17,7 +19,7 @@ void *ovm_alloc_array(size_t n, size_t size)
 {
 	void *p = calloc(n ? n : 1, size ? size : 1);
 	if (!p)
-		out_of_memory(n, size);
+		ovm_out_of_memory(n, size);
 	return p;
 }
 
@@ -30,10 +32,10 @@ void *ovm_realloc_array(void *p, size_t n, size_t size)
 {
 	size_t total;
 	if (__builtin_mul_overflow(n, size, &total))
-		out_of_memory(n, size);
+		ovm_out_of_memory(n, size);
 	p = realloc(p, total ? total : 1);
 	if (!p)
-		out_of_memory(n, size);
+		ovm_out_of_memory(n, size);
 	return p;
 }
 
@@ -69,7 +71,7 @@ uint32_t ovm_vec_grow(uint32_t cap, uint32_t need)
 	if (next < need)
 		next = need;
 	if (next > UINT32_MAX - 1)
-		out_of_memory(need, 1);
+		ovm_out_of_memory(need, 1);
 	return (uint32_t)next;
 }
 

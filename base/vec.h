@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+_Noreturn void ovm_out_of_memory(size_t n, size_t size);
 void *ovm_alloc(size_t size);                     /* zeroed; caller frees with free() */
 void *ovm_alloc_array(size_t n, size_t size);     /* zeroed, overflow checked */
 void *ovm_realloc_array(void *p, size_t n, size_t size);

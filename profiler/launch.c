@@ -16,18 +16,28 @@
  * whole group) nor those the program sent to its own group.
  */
 #include "profiler/launch.h"
+#include "base/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SERVICE_MS = 20, EXIT_BEFORE_EXEC = 125, EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127 };
+enum {
+	SERVICE_MS = 20,
+	EXIT_INTERNAL = 70,
+	EXIT_BEFORE_EXEC = 125,
+	EXIT_NOT_EXECUTABLE = 126,
+	EXIT_NOT_FOUND = 127
+};
 
 static ssize_t read_retry(int fd, void *to, size_t n)
 {
@@ -52,7 +62,7 @@ static _Noreturn void child_main(char *const argv[], int go_fd, int err_fd)
 int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch *out)
 {
 	int go[2], err[2];
-	if (pipe2(go, O_CLOEXEC))
+	if (OVM_FAULT_FAILS(LAUNCH_PIPE) || pipe2(go, O_CLOEXEC))
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errno, "pipe");
 	if (pipe2(err, O_CLOEXEC)) {
 		int errnum = errno;
@@ -62,7 +72,7 @@ int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch 
 	}
 	struct sigaction plain = {.sa_handler = SIG_DFL}, saved;
 	sigaction(SIGCHLD, &plain, &saved); /* were it ignored, waitpid would lose the status */
-	pid_t pid = fork();
+	pid_t pid = OVM_FAULT_FAILS(LAUNCH_FORK) ? -1 : fork();
 	if (pid == 0) {
 		sigaction(SIGCHLD, &saved, NULL);
 		close(go[1]);
@@ -77,6 +87,7 @@ int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch 
 		close(err[0]);
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errnum, "fork");
 	}
+	OVM_FAULT(LAUNCH_FORKED);
 	*out = (struct ovm_launch){.pid = pid, .name = argv[0], .go_fd = go[1], .err_fd = err[0]};
 	return OVM_OK;
 }
@@ -108,24 +119,38 @@ static int wait_for_exec(const struct ovm_launch *launch)
 }
 
 /* If the child was killed meanwhile there is no reader; its exit status will say so, not a SIGPIPE
- * of ours. */
-static void write_go(int fd)
+ * of ours. Returns 0 or an errno: the child waits still. */
+static int write_go(int fd)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN}, saved;
 	char go = 1;
+	ssize_t put;
 	sigaction(SIGPIPE, &ignore, &saved);
-	ssize_t put = write(fd, &go, 1);
-	(void)put;
+	do
+		put = write(fd, &go, 1);
+	while (put < 0 && errno == EINTR);
+	int errnum = put < 0 && errno != EPIPE ? errno : 0;
 	sigaction(SIGPIPE, &saved, NULL);
+	return errnum;
 }
 
 int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_status)
 {
-	write_go(launch->go_fd);
-	int errnum = wait_for_exec(launch);
-	close(launch->go_fd);
+	OVM_FAULT(LAUNCH_GO);
+	int unwritten = write_go(launch->go_fd);
+	OVM_FAULT(LAUNCH_GONE);
+	int errnum = unwritten ? 0 : wait_for_exec(launch);
+	close(launch->go_fd); /* without its go the child leaves */
 	close(launch->err_fd);
 	launch->go_fd = launch->err_fd = -1;
+	OVM_FAULT(LAUNCH_EXEC);
+	if (unwritten) {
+		kill(launch->pid, SIGKILL); /* a sampler may trace it, and hold it */
+		waitpid(launch->pid, NULL, __WALL);
+		*exit_status = EXIT_BEFORE_EXEC;
+		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, unwritten, "cannot start %s",
+				      launch->name);
+	}
 	if (!errnum)
 		return OVM_OK;
 	waitpid(launch->pid, NULL, __WALL);
@@ -156,8 +181,39 @@ static void forward(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* Out of memory, or a bug: we cannot go on, the program shall, and its status still be ours. A
+ * thread that ends lets go of whatever it traces, signals and all, better than we could; so the one
+ * that traces ends, and another waits. */
+static _Alignas(64) unsigned char waiter_stack[256 << 10];
+static pid_t launcher;
+
+static void *see_out(void *arg)
+{
+	pid_t pid = (pid_t)forward_to, got;
+	int wstatus;
+	(void)arg;
+	do
+		got = waitpid(pid, &wstatus, __WALL);
+	while ((got < 0 && errno == EINTR) || (got == pid && WIFSTOPPED(wstatus)));
+	_Exit(got == pid ? ovm_launch_exit_status(wstatus) : EXIT_INTERNAL);
+}
+
+static void leave_to_waiter(void)
+{
+	pthread_t waiter;
+	pthread_attr_t attr;
+	if (!forward_to || launcher != getpid() || launcher != gettid())
+		return;
+	pthread_attr_init(&attr);
+	pthread_attr_setstack(&attr, waiter_stack, sizeof(waiter_stack));
+	if (!pthread_create(&waiter, &attr, see_out, NULL))
+		syscall(SYS_exit, 0);
+}
+
 void ovm_launch_signals(pid_t pid)
 {
+	launcher = getpid();
+	ovm_last_resort_set(leave_to_waiter);
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	struct sigaction pass = {.sa_sigaction = forward, .sa_flags = SA_SIGINFO | SA_RESTART};
 	forward_to = pid;
@@ -174,6 +230,7 @@ void ovm_launch_signals_release(void)
 {
 	if (!forward_to)
 		return;
+	ovm_last_resort_set(NULL);
 	forward_to = 0;
 	for (int i = 0; i < N_IGNORED; i++)
 		sigaction(IGNORED[i], &saved_ignored[i], NULL);

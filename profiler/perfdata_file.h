@@ -4,10 +4,10 @@
  * perfdata*.c. */
 #include "base/addr.h"
 #include "base/err.h"
+#include "base/hash.h"
 #include "base/vec.h"
 #include "profiler/record.h"
 
-#include <uthash.h>
 #include <zstd.h>
 
 struct ovm_perfdata_attr { /* one event that was recorded */

@@ -19,6 +19,7 @@
  * the file's status has not changed since we started.
  */
 #include "profiler/procmap.h"
+#include "base/hash.h"
 #include "base/vec.h"
 #include "profiler/elfid.h"
 
@@ -31,7 +32,6 @@
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
-#include <uthash.h>
 
 struct module {
 	char *key;  /* path and identity; what the table is keyed by */

@@ -7,6 +7,8 @@
  * reader sees the old file or the new one, never a part. A pipe or a device is written to directly.
  */
 #include "profiler/profile_text.h"
+#include "base/fault.h"
+#include "base/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -235,27 +237,40 @@ static int print_to(const struct ovm_profile *prof, const char *path, int fd)
 	return print_plain(prof, fd);
 }
 
-int ovm_profile_save(struct ovm_ctx *ctx, const struct ovm_profile *prof, const char *path)
+static int save(struct ovm_ctx *ctx, const struct ovm_profile *prof, const char *path)
 {
 	struct stat st;
 	bool is_special = !stat(path, &st) && !S_ISREG(st.st_mode); /* a folder fails in open() */
 	char *temp = is_special ? ovm_strdup(path) : ovm_asprintf("%s.XXXXXX", path);
-	int fd = is_special ? open(path, O_WRONLY | O_CLOEXEC) : mkostemp(temp, O_CLOEXEC);
+	int fd = OVM_FAULT_FAILS(SAVE_OPEN) ? -1
+		 : is_special		    ? open(path, O_WRONLY | O_CLOEXEC)
+					    : mkostemp(temp, O_CLOEXEC);
 	int err = 0;
 	if (fd < 0) {
 		err = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot write", path);
 		free(temp);
 		return err;
 	}
-	bool bad = print_to(prof, path, fd) || (!is_special && fsync(fd));
+	bool bad = OVM_FAULT_FAILS(SAVE_WRITE) || print_to(prof, path, fd) ||
+		   OVM_FAULT_FAILS(SAVE_FSYNC) || (!is_special && fsync(fd));
 	if (bad)
 		err = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot write", path);
 	if (close(fd) && !err)
 		err = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot write", path);
-	if (!is_special && !err && rename(temp, path))
+	if (!is_special && !err && (OVM_FAULT_FAILS(SAVE_RENAME) || rename(temp, path)))
 		err = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot rename %s", path, temp);
 	if (!is_special && err)
 		unlink(temp);
+	OVM_FAULT(SAVED);
 	free(temp);
+	return err;
+}
+
+int ovm_profile_save(struct ovm_ctx *ctx, const struct ovm_profile *prof, const char *path)
+{
+	sigset_t saved;
+	ovm_signals_hold(&saved);
+	int err = save(ctx, prof, path);
+	ovm_signals_release(&saved);
 	return err;
 }

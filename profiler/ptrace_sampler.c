@@ -22,6 +22,8 @@
  * within RESCAN_MS.
  */
 #include "profiler/ptrace_sampler.h"
+#include "base/fault.h"
+#include "base/hash.h"
 
 #include <dirent.h>
 #include <elf.h>
@@ -36,7 +38,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include <uthash.h>
 
 enum {
 	DEFAULT_HZ = 197, /* prime: no lockstep with timers of the program */
@@ -218,6 +219,7 @@ static void take_sample(struct ovm_ptrace_sampler *sampler, const struct thread 
 	if ((int64_t)regs.orig_rax >= 0)
 		return; /* in a system call */
 	ovm_rta pc = ovm_rta_of(regs.rip);
+	OVM_FAULT(TRACER_SAMPLE);
 	refresh_maps(sampler, thread->pid, pc);
 	ovm_tally_add(sampler->tally, thread->pid, pc);
 }
@@ -328,6 +330,7 @@ static void tick(struct ovm_ptrace_sampler *sampler, uint64_t now)
 		if (!ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL))
 			thread->is_wanted = true;
 	}
+	OVM_FAULT(TRACER_TICK);
 	if (!sampler->n_ticks)
 		sampler->first_tick = now;
 	sampler->last_tick = now;
@@ -372,7 +375,8 @@ static int seize_failed(struct ovm_ctx *ctx, pid_t pid, int errnum)
 
 static int seize(struct ovm_ctx *ctx, struct ovm_ptrace_sampler *sampler, pid_t tid)
 {
-	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)(long)TRACE_OPTIONS))
+	if (OVM_FAULT_FAILS(TRACER_SEIZE) ||
+	    ptrace(PTRACE_SEIZE, tid, NULL, (void *)(long)TRACE_OPTIONS))
 		return seize_failed(ctx, tid, errno);
 	thread_add(sampler, tid);
 	return OVM_OK;
@@ -479,6 +483,7 @@ static void detach(struct ovm_ptrace_sampler *sampler, pid_t tid, int wstatus)
 		expect_child(sampler, tid);
 	if (event == PTRACE_EVENT_EXEC)
 		on_exec(sampler, tid);
+	OVM_FAULT(TRACER_DETACH);
 	ptrace(PTRACE_DETACH, tid, NULL, (void *)(long)(event ? 0 : WSTOPSIG(wstatus)));
 	thread_remove(sampler, tid);
 }

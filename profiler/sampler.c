@@ -19,6 +19,7 @@
  */
 #define OVM_LOG_DOMAIN "sampler"
 #include "profiler/sampler.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "profiler/pmu.h"
 #include "profiler/ptrace_sampler.h"
@@ -158,6 +159,8 @@ static bool has_branches(const struct ovm_sampler *sampler)
 /* Open the event for one thread on one CPU. Kernels before 5.12 do not know build_id. */
 static int open_event(struct ovm_sampler *sampler, pid_t tid, int cpu)
 {
+	if (OVM_FAULT_FAILS(SAMPLER_EVENT))
+		return -errno;
 	int fd = ovm_pmu_open(&sampler->attr, tid, cpu);
 	if (fd == -EINVAL && sampler->attr.build_id) {
 		sampler->attr.build_id = 0;
@@ -173,7 +176,7 @@ static int open_event(struct ovm_sampler *sampler, pid_t tid, int cpu)
 static int open_ring(struct ovm_ctx *ctx, struct ovm_sampler *sampler, int fd)
 {
 	struct cpu_ring ring = {.fd = fd};
-	int rc = ovm_ring_map(&ring.ring, fd, RING_BYTES);
+	int rc = OVM_FAULT_FAILS(SAMPLER_RING) ? -errno : ovm_ring_map(&ring.ring, fd, RING_BYTES);
 	if (rc == -EPERM)
 		return ovm_fail(
 		    ctx, OVM_E_PERM,
@@ -364,6 +367,7 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 		ovm_sampler_close(sampler);
 		return rc;
 	}
+	OVM_FAULT(SAMPLER_OPENED);
 	*out = sampler;
 	return OVM_OK;
 }
@@ -470,6 +474,7 @@ static void drop_hung_up(struct ovm_sampler *sampler)
 
 int ovm_sampler_drain(struct ovm_ctx *ctx, struct ovm_sampler *sampler, int timeout_ms)
 {
+	OVM_FAULT(SAMPLER_DRAIN);
 	if (sampler->tracer)
 		return ovm_ptrace_sampler_drain(ctx, sampler->tracer, timeout_ms);
 	if (timeout_ms && !sampler->is_stopped) {
@@ -523,6 +528,7 @@ bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus)
 
 void ovm_sampler_stop(struct ovm_sampler *sampler)
 {
+	OVM_FAULT(SAMPLER_STOP);
 	if (sampler->tracer)
 		ovm_ptrace_sampler_stop(sampler->tracer);
 	else

@@ -2,6 +2,7 @@
  * nobody ever runs half of one.
  */
 #include "rewriter/elf_private.h"
+#include "base/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -72,6 +73,8 @@ int ovm_elf_save(struct ovm_ctx *ctx, const char *like, const char *path, bool f
 			close(in);
 		return err;
 	}
+	sigset_t saved;
+	ovm_signals_hold(&saved);
 	char *temp = ovm_asprintf("%s.optvm-XXXXXX", path);
 	int fd = -1, err = check_output(ctx, &st, path, force);
 	if (!err && (fd = mkostemp(temp, O_CLOEXEC)) < 0)
@@ -85,6 +88,7 @@ int ovm_elf_save(struct ovm_ctx *ctx, const char *like, const char *path, bool f
 		if (err)
 			unlink(temp);
 	}
+	ovm_signals_release(&saved);
 	close(in);
 	free(temp);
 	return err;

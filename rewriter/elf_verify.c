@@ -158,7 +158,7 @@ static const char *part_at(const struct ovm_elf_output *due, uint64_t off)
 /* Compare [off, off+len) of the due file, which is @due, with @is. */
 static int same(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_t off, uint64_t len)
 {
-	if (!memcmp(due, is, len))
+	if (!len || !memcmp(due, is, len))
 		return 0;
 	uint64_t at = 0;
 	while (due[at] == is[at])

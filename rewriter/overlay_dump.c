@@ -70,7 +70,7 @@ static void dump_code(const struct ovm_overlay *overlay, struct ovm_decoder *dec
 	char text[160];
 	for (uint32_t i = 0; i < overlay->map.v.n; i++) {
 		const struct ovm_map_entry *entry = &overlay->map.v.v[i];
-		const char *insn = "int3 filler";
+		const char *insn = entry->flags & OVM_MAP_THUNK ? "thunk" : "int3 filler";
 		if ((entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) != OVM_MAP_PAD)
 			insn = ovm_decoder_text(
 			    dec, overlay->bytes + entry->off, overlay->size - entry->off,

@@ -7,6 +7,7 @@
  */
 #define OVM_LOG_DOMAIN "attach"
 #include "runtime/attach.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/forks.h"
 #include "runtime/procstat.h"
@@ -220,6 +221,7 @@ static int attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struc
 		rc = open_sampler(ctx, opts, r);
 	if (rc)
 		return rc;
+	OVM_FAULT(ATTACHED);
 	rc = ovm_round_run(ctx, r);
 	return save(ctx, opts, r, rc);
 }
@@ -267,10 +269,16 @@ static int revert(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_detach_re
 	struct ovm_switch_result switched = {0};
 	struct ovm_forks_result forks;
 	int max_pause = r->opts->max_pause_ms ? (int)r->opts->max_pause_ms : OVM_RT_MAX_PAUSE_MS;
+	bool was_counting = false; /* somebody was killed: children may count too */
+	for (uint32_t i = 0; i < r->set.v.n; i++)
+		was_counting |= r->set.v.v[i].is_armed && r->set.v.v[i].counters.inode;
+	OVM_FAULT(DETACH_BEGIN);
 	int rc = ovm_switch_to(ctx, &r->set, OVM_NONE, max_pause, &switched);
 	if (rc)
 		return rc;
-	ovm_forks_follow(ctx, &r->set, max_pause, OVM_RT_FORKS_MS, &forks);
+	OVM_FAULT(DETACHED);
+	if (was_counting)
+		ovm_forks_follow(ctx, &r->set, max_pause, OVM_RT_FORKS_MS, &forks);
 	*result = (struct ovm_detach_result){.n_restored = switched.n_restored,
 					     .n_threads = switched.n_threads,
 					     .n_moved = switched.n_moved,

@@ -14,6 +14,7 @@
  */
 #define OVM_LOG_DOMAIN "builder"
 #include "runtime/builder.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
 #include "runtime/generation.h"
@@ -279,8 +280,9 @@ static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work, int fd,
 	if (getppid() != parent)
 		_exit(1);
 	memset(ctx->n_refused, 0, sizeof(ctx->n_refused));
+	OVM_FAULT(BUILDER_CHILD);
 	build_all(ctx, work);
-	_exit(put_all(fd, ctx, work) ? 0 : 1);
+	_exit(!OVM_FAULT_FAILS(BUILDER_PUT) && put_all(fd, ctx, work) ? 0 : 1);
 }
 
 int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
@@ -288,11 +290,11 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      struct ovm_builder *out)
 {
 	*out = (struct ovm_builder){.fd = -1, .watch_fd = -1};
-	int fd = memfd_create("optvm", MFD_CLOEXEC);
+	int fd = OVM_FAULT_FAILS(BUILDER_FILE) ? -1 : memfd_create("optvm", MFD_CLOEXEC);
 	if (fd < 0)
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errno, "memfd_create");
 	struct work work = {.set = set, .tracee = set->tracee, .profile = profile, .opts = opts};
-	pid_t parent = getpid(), pid = fork();
+	pid_t parent = getpid(), pid = OVM_FAULT_FAILS(BUILDER_FORK) ? -1 : fork();
 	if (pid == 0)
 		child_main(ctx, &work, fd, parent);
 	if (pid < 0) {
@@ -300,6 +302,7 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		close(fd);
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, err, "fork");
 	}
+	OVM_FAULT(BUILDER_FORKED);
 	out->pid = pid;
 	out->fd = fd;
 	out->watch_fd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -324,7 +327,8 @@ int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
 	int status = wait_child(builder);
 	int rc = ovm_fail(ctx, OVM_E_INTERNAL, "the optimizer's builder ended with status 0x%x",
 			  (unsigned)status);
-	if (status == 0 && fstat(builder->fd, &st) == 0 && st.st_size > 0)
+	if (status == 0 && !OVM_FAULT_FAILS(BUILDER_RESULT) && fstat(builder->fd, &st) == 0 &&
+	    st.st_size > 0)
 		mem = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, builder->fd, 0);
 	if (mem != MAP_FAILED) {
 		struct reader r = {.p = mem, .end = (const uint8_t *)mem + st.st_size};

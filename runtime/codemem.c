@@ -15,6 +15,7 @@
  * which also works where W^X is enforced.
  */
 #include "runtime/codemem.h"
+#include "base/fault.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -124,7 +125,7 @@ int ovm_codemem_fill(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, ovm_r
 {
 	enum { CHUNK = 65536 };
 	uint8_t back[CHUNK];
-	if (!ovm_mem_write(tracee, at, bytes, n))
+	if (OVM_FAULT_FAILS(OVERLAY_FILL) || !ovm_mem_write(tracee, at, bytes, n))
 		return ovm_fail(ctx, OVM_E_TARGET, "cannot write %zu bytes at 0x%llx of process %d",
 				n, (unsigned long long)at.v, (int)tracee->pid);
 	for (size_t i = 0; i < n; i += CHUNK) {
@@ -135,5 +136,6 @@ int ovm_codemem_fill(struct ovm_ctx *ctx, const struct ovm_tracee *tracee, ovm_r
 					"bytes written at 0x%llx of process %d do not read back",
 					(unsigned long long)(at.v + i), (int)tracee->pid);
 	}
+	OVM_FAULT(OVERLAY_FILLED);
 	return 0;
 }

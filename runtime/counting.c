@@ -19,6 +19,7 @@
  */
 #define OVM_LOG_DOMAIN "counting"
 #include "runtime/counting.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/forks.h"
 #include "runtime/tunables.h"
@@ -202,6 +203,7 @@ static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
 		give_up(c, ctx->msg);
 		return;
 	}
+	OVM_FAULT(COUNTING_ARMED);
 	c->phase = PHASE_ARMED;
 	c->armed_at = ovm_now_ms();
 	c->next_look = c->armed_at + OVM_RT_WINDOW_FIRST_LOOK_MS;
@@ -222,6 +224,7 @@ static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 {
 	struct ovm_forks_result forks = {0};
 	double now = ovm_now_ms();
+	OVM_FAULT(COUNTING_DISARM);
 	if (switch_generations(ctx, c, false)) {
 		c->next_look = now + OVM_RT_RETRY_MS; /* still armed: try again soon */
 		if (ctx->err != OVM_E_GONE)
@@ -230,6 +233,7 @@ static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 		give_up(c, ctx->msg);
 		return;
 	}
+	OVM_FAULT(COUNTING_DISARMED);
 	c->stats.armed_ms += now - c->armed_at;
 	ovm_forks_follow(ctx, c->set, (int)c->opts.max_pause_ms, OVM_RT_FORKS_MS, &forks);
 	c->next_window_at = now + rest_ms(c, now);

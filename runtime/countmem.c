@@ -9,6 +9,7 @@
  * has it open, for some microseconds; it is his own process.
  */
 #include "runtime/countmem.h"
+#include "base/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +32,9 @@ static bool is_foreign(pid_t pid, struct stat *of)
 
 static bool open_memfd(struct ovm_countmem *mem)
 {
-	mem->fd = memfd_create("optvm-counters", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	mem->fd = OVM_FAULT_FAILS(COUNTERS_FILE)
+		      ? -1
+		      : memfd_create("optvm-counters", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	snprintf(mem->path, sizeof(mem->path), "/proc/%d/fd/%d", (int)getpid(), mem->fd);
 	return mem->fd >= 0 && ftruncate(mem->fd, (off_t)mem->size) == 0 &&
 	       fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0;
@@ -62,6 +65,8 @@ static bool make(struct ovm_countmem *mem, pid_t pid)
 	mem->inode = st.st_ino;
 	mem->major = major(st.st_dev);
 	mem->minor = minor(st.st_dev);
+	if (OVM_FAULT_FAILS(COUNTERS_MAP))
+		return false;
 	void *v = mmap(NULL, mem->size, PROT_READ | PROT_WRITE, MAP_SHARED, mem->fd, 0);
 	mem->v = v == MAP_FAILED ? NULL : v;
 	return mem->v != NULL;

@@ -20,6 +20,7 @@
  */
 #define OVM_LOG_DOMAIN "forks"
 #include "runtime/forks.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/procstat.h"
 
@@ -176,6 +177,7 @@ static int follow(struct ovm_ctx *ctx, const struct ovm_generations *parent, pid
 	struct ovm_tracee tracee;
 	struct ovm_generations view;
 	struct ovm_switch_result result;
+	OVM_FAULT(FORKS_CHILD);
 	ovm_tracee_init(&tracee, pid);
 	int rc = ovm_tracee_open_mem(ctx, &tracee);
 	if (rc == 0) {
@@ -208,6 +210,7 @@ static uint32_t look(struct ovm_ctx *ctx, const struct ovm_generations *set, kno
 		     int max_pause_ms, double deadline, struct ovm_forks_result *out)
 {
 	uint32_t n_open = 0;
+	OVM_FAULT(FORKS_LOOK);
 	DIR *dir = opendir("/proc");
 	out->n_failed = 0;
 	for (struct dirent *e; dir && (e = readdir(dir)) && ovm_now_ms() < deadline;) {

@@ -9,6 +9,7 @@
  */
 #define OVM_LOG_DOMAIN "generation"
 #include "runtime/generation.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
 #include "runtime/state.h"
@@ -147,6 +148,7 @@ static int fill_hook(struct ovm_ctx *ctx, struct ovm_generations *set,
 		if (rc)
 			return rc;
 	}
+	OVM_FAULT(HOOK_FILLED);
 	set->has_hook = true;
 	set->is_hook_active = set->hook.is_installed;
 	return 0;
@@ -269,6 +271,7 @@ int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct
 	}
 	add_generation(set, built, counters);
 	*idx = set->v.n - 1;
+	OVM_FAULT(GENERATION_LOADED);
 	const struct ovm_generation *gen = &set->v.v[*idx];
 	ovm_log(OVM_LOG_INFO, "generation %u: %u modules, %u jumps, %u exits", *idx,
 		gen->built.modules.n, gen->jumps.v.n, gen->exits.n);

@@ -16,6 +16,7 @@
  * devices (overlayfs, btrfs).
  */
 #include "runtime/livemap.h"
+#include "base/fault.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -242,7 +243,7 @@ int ovm_livemap_read(struct ovm_ctx *ctx, pid_t pid, struct ovm_livemap *out)
 {
 	char name[64];
 	snprintf(name, sizeof(name), "/proc/%d/maps", (int)pid);
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	int fd = OVM_FAULT_FAILS(LIVEMAP_READ) ? -1 : open(name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0) {
 		if (errno == ENOENT || errno == ESRCH)
 			return ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)pid);

@@ -14,6 +14,7 @@
  */
 #define OVM_LOG_DOMAIN "patch"
 #include "runtime/patch.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 #include <stdlib.h>
@@ -151,7 +152,7 @@ void ovm_patchset_touch(const struct ovm_tracee *tracee, struct ovm_patchset *se
 	for (uint32_t i = 0; next_run(set, i, &run); i = run.end) {
 		if (!read_run(tracee, set, &run, bytes))
 			continue;
-		if (!ovm_mem_write(tracee, run.lo, bytes, 1))
+		if (OVM_FAULT_FAILS(PATCH_TOUCH) || !ovm_mem_write(tracee, run.lo, bytes, 1))
 			for (uint32_t k = run.first; k < run.end; k++)
 				ovm_patchset_drop(set, k);
 	}
@@ -201,8 +202,9 @@ static bool write_run(const struct ovm_tracee *tracee, struct ovm_patchset *set,
 		if (p->state == OVM_PATCH_PLANNED)
 			memcpy(bytes + (p->at.v - run->lo.v), p->new_bytes, p->len);
 	}
-	if (!ovm_mem_write(tracee, run->lo, bytes, run->len))
+	if (OVM_FAULT_FAILS(PATCH_PAGE) || !ovm_mem_write(tracee, run->lo, bytes, run->len))
 		return false;
+	OVM_FAULT(PATCH_WRITTEN);
 	for (uint32_t i = run->first; i < run->end; i++)
 		if (set->v.v[i].state == OVM_PATCH_PLANNED)
 			set->v.v[i].state = OVM_PATCH_APPLIED;
@@ -235,7 +237,8 @@ int ovm_patchset_undo(struct ovm_ctx *ctx, const struct ovm_tracee *tracee,
 		struct ovm_live_patch *p = &set->v.v[i];
 		if (p->state != OVM_PATCH_APPLIED)
 			continue;
-		if (ovm_mem_write(tracee, p->at, p->old_bytes, p->len))
+		if (!OVM_FAULT_FAILS(PATCH_UNDO) &&
+		    ovm_mem_write(tracee, p->at, p->old_bytes, p->len))
 			p->state = OVM_PATCH_PLANNED;
 		else
 			rc = ovm_fail(ctx, OVM_E_TARGET,

@@ -16,7 +16,7 @@
  *
  * The stub stands in the tail of the last page of some code segment: the file ends, the page goes
  * on, with zeros nobody refers to. Such a tail is there before we have any memory of our own, and a
- * write to it copies one page.
+ * write to it copies one page. If no segment has one that is long enough, the kernel's vdso has.
  *
  * Which thread? One in user mode. A thread blocked in a system call would take the stub only when
  * that call returns: the kernel restarts it by stepping rip back by two, on the `syscall` that
@@ -25,6 +25,7 @@
  */
 #define OVM_LOG_DOMAIN "remote"
 #include "runtime/remote.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/startgate.h"
 
@@ -177,6 +178,26 @@ static bool find_tail(const struct ovm_tracee *tracee, const struct ovm_livemap 
 	return true;
 }
 
+/* The zero bytes at the end of the vdso. */
+static bool find_vdso_tail(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			   uint32_t need, ovm_rta *out)
+{
+	for (uint32_t i = 0; i < map->ranges.n; i++) {
+		const struct ovm_live_range *range = &map->ranges.v[i];
+		uint8_t bytes[PAGE];
+		uint32_t n = 0;
+		if (strcmp(range->path, "[vdso]") != 0 ||
+		    range->prot != (OVM_PROT_R | OVM_PROT_X) ||
+		    !ovm_mem_read(tracee, ovm_rta_of(range->hi.v - PAGE), bytes, PAGE))
+			continue;
+		while (n < PAGE && !bytes[PAGE - 1 - n])
+			n++;
+		*out = ovm_rta_of((range->hi.v - n + TAIL_MARGIN + 15) & ~UINT64_C(15));
+		return out->v + need <= range->hi.v;
+	}
+	return false;
+}
+
 static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map, uint32_t need,
 		      ovm_rta *out)
 {
@@ -186,7 +207,7 @@ static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap 
 			if (find_tail(tracee, map, module, &module->segments.v[s], need, out))
 				return true;
 	}
-	return false;
+	return find_vdso_tail(tracee, map, need, out);
 }
 
 static struct ovm_thread *stopped_thread(struct ovm_tracee *tracee, pid_t tid)
@@ -214,17 +235,22 @@ static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid,
 	if (thread && !ovm_thread_expects_signal(tracee, thread) && !ovm_thread_restarts(thread) &&
 	    !ovm_thread_in_rseq(tracee, thread)) {
 		uint8_t stub[MAX_STUB];
+		OVM_FAULT(STUB_STOPPED);
 		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, room,
 						ovm_rta_of(thread->regs.rip));
-		if (ovm_mem_write(tracee, room, stub, size))
+		if (!OVM_FAULT_FAILS(STUB_WRITE) && ovm_mem_write(tracee, room, stub, size)) {
+			OVM_FAULT(STUB_WRITTEN);
 			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)) ? 1 : 0;
-		else
+			OVM_FAULT(STUB_SENT);
+		} else {
 			rc = ovm_fail(
 			    ctx, OVM_E_TARGET,
 			    "cannot write into code of process %d (proc_mem.force_override?)",
 			    (int)tracee->pid);
+		}
 	}
 	ovm_tracee_resume(tracee);
+	OVM_FAULT(STUB_RUNS);
 	return rc;
 }
 
@@ -310,6 +336,8 @@ static int wait_mapped(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
 		int rc = ovm_livemap_read(ctx, tracee->pid, &now);
 		bool done = rc == 0 && !count_missing(&now, calls, n, &missing_file);
 		ovm_livemap_fini(&now);
+		if (done)
+			OVM_FAULT(STUB_MAPPED);
 		if (rc || done)
 			return rc;
 		if (missing_file) {
@@ -405,7 +433,8 @@ void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote
 {
 	uint8_t zeros[MAX_STUB] = {0};
 	for (uint32_t i = 0; i < remote->n; i++)
-		if (!ovm_mem_write(tracee, remote->at[i], zeros, remote->size))
+		if (OVM_FAULT_FAILS(STUBS_CLEAN) ||
+		    !ovm_mem_write(tracee, remote->at[i], zeros, remote->size))
 			ovm_log(OVM_LOG_WARN, "cannot clear the stub at 0x%llx",
 				(unsigned long long)remote->at[i].v);
 	*remote = (struct ovm_remote){0};

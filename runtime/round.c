@@ -12,6 +12,7 @@
  */
 #define OVM_LOG_DOMAIN "round"
 #include "runtime/round.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/counting.h"
 #include "runtime/cputime.h"
@@ -244,6 +245,7 @@ static void fill_result(struct ovm_round *r, uint32_t idx, const struct ovm_swit
 {
 	struct ovm_round_result *result = &r->result;
 	const struct ovm_built *built = &r->set.v.v[idx].built;
+	OVM_FAULT(INSTALLED);
 	r->final = idx;
 	result->patched_after_s = (ovm_now_ms() - r->started_ms) / 1e3;
 	result->n_modules = built->modules.n;

@@ -11,6 +11,7 @@
  */
 #define OVM_LOG_DOMAIN "session"
 #include "runtime/session.h"
+#include "base/fault.h"
 #include "profiler/launch.h"
 #include "runtime/report.h"
 #include "runtime/tunables.h"
@@ -143,6 +144,7 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 	if (r->sampler)
 		ovm_sampler_stop(r->sampler);
 	wait_for_end(&s);
+	OVM_FAULT(SESSION_ENDED);
 	if (r->sampler)
 		ovm_sampler_drain(ctx, r->sampler, 0);
 	save(ctx, &s);

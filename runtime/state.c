@@ -15,6 +15,7 @@
  */
 #define OVM_LOG_DOMAIN "state"
 #include "runtime/state.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "profiler/elfid.h"
 #include "runtime/procstat.h"
@@ -35,7 +36,7 @@
 #define OPTVM_VERSION "0.1.0"
 #endif
 
-enum { NAME_SIZE = 64, PATH_SIZE = 256, MAX_FILE = 512 << 20 };
+enum { NAME_SIZE = 64, MAX_FILE = 512 << 20, MAX_ANCESTORS = 16 };
 
 /* --- folders
  * -------------------------------------------------------------------------------------------------
@@ -136,14 +137,18 @@ static int write_file(struct ovm_ctx *ctx, const struct ovm_state *s, const char
 	char temp[NAME_SIZE + 8];
 	snprintf(temp, sizeof(temp), "%s.new", name);
 	unlinkat(s->dir_fd, temp, 0); /* of one that was killed; we hold the lock */
-	int fd =
-	    openat(s->dir_fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = OVM_FAULT_FAILS(STATE_WRITE)
+		     ? -1
+		     : openat(s->dir_fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+			      0600);
 	if (fd < 0)
 		return ovm_fail_errno(ctx, OVM_E_IO, errno, "state file %s", name);
 	bool ok = (s->owner == geteuid() || fchown(fd, s->owner, (gid_t)-1) == 0) &&
-		  put(fd, bytes, n) && renameat(s->dir_fd, temp, s->dir_fd, name) == 0;
+		  put(fd, bytes, n) && !OVM_FAULT_FAILS(STATE_RENAME) &&
+		  renameat(s->dir_fd, temp, s->dir_fd, name) == 0;
 	int err = errno;
 	close(fd);
+	OVM_FAULT(STATE_WRITTEN);
 	if (ok)
 		return 0;
 	unlinkat(s->dir_fd, temp, 0);
@@ -316,6 +321,62 @@ static char *program_of(pid_t pid)
 	return ovm_strndup(path, n > 0 ? (size_t)n : 0);
 }
 
+/* --- what a child has from its parent
+ * ---------------------------------------------------------------------
+ */
+
+static void take_over(struct ovm_state *s, struct ovm_state *parent)
+{
+	char from[NAME_SIZE], to[NAME_SIZE];
+	struct ovm_ctx own;
+	ovm_ctx_init(&own);
+	for (uint32_t i = 0; i < parent->v.n; i++) {
+		gen_name(parent, parent->v.v[i].number, from);
+		gen_name(s, parent->v.v[i].number, to);
+		if (linkat(s->dir_fd, from, s->dir_fd, to, 0) && errno != EEXIST)
+			return;
+	}
+	struct ovm_state copy = *parent;
+	copy.pid = s->pid;
+	copy.start = s->start;
+	if (write_document(&own, &copy))
+		ovm_log(OVM_LOG_WARN, "%s", own.msg);
+}
+
+/* The nearest ancestor of @s's process that was changed, NULL if none was. */
+static struct ovm_state *find_ancestor(const path_list *list, uid_t owner,
+				       const struct ovm_state *s)
+{
+	struct ovm_procstat stat;
+	struct ovm_ctx own;
+	ovm_ctx_init(&own);
+	pid_t pid = s->pid;
+	for (unsigned i = 0; i < MAX_ANCESTORS && ovm_procstat_read(pid, &stat); i++) {
+		pid = stat.parent;
+		struct ovm_state *a = new_state(pid, ovm_proc_start(pid));
+		if (a->start && find_folder(list, owner, a) && read_document(&own, a) == 0)
+			return a;
+		ovm_state_close(a);
+	}
+	return NULL;
+}
+
+/* It may have what an ancestor had when it was forked. Whether it has is seen in its memory; here
+ * the ancestor's files become its own. */
+static bool inherit(struct ovm_ctx *ctx, const path_list *list, struct ovm_state *s, int *rc)
+{
+	struct ovm_state *ancestor = find_ancestor(list, owner_of(s->pid), s);
+	if (!ancestor)
+		return false;
+	s->dir_fd = fcntl(ancestor->dir_fd, F_DUPFD_CLOEXEC, 0);
+	s->owner = ancestor->owner;
+	*rc = lock(ctx, s);
+	if (*rc == 0 && !has_document(s))
+		take_over(s, ancestor);
+	ovm_state_close(ancestor);
+	return true;
+}
+
 /* The folder, and the lock in it. OVM_REFUSED: @make is false and there is nothing. */
 static int open_locked(struct ovm_ctx *ctx, struct ovm_state *s, bool make)
 {
@@ -323,16 +384,22 @@ static int open_locked(struct ovm_ctx *ctx, struct ovm_state *s, bool make)
 	path_list folders = {0};
 	int rc = 0;
 	list_folders(&folders, owner);
-	bool found = find_folder(&folders, owner, s);
-	if (!found && !make) {
-		ovm_fail(ctx, OVM_OK, "process %d was not changed by optvm", (int)s->pid);
-		rc = OVM_REFUSED;
-	} else if (!found) {
+	if (find_folder(&folders, owner, s)) {
+		rc = lock(ctx, s);
+	} else if (inherit(ctx, &folders, s, &rc)) {
+		/* locked */
+	} else if (make) {
 		s->dir_fd = make_folder(ctx, &folders, &s->owner);
-		rc = s->dir_fd < 0 ? s->dir_fd : 0;
+		rc = s->dir_fd < 0 ? s->dir_fd : lock(ctx, s);
+	} else {
+		rc = OVM_REFUSED;
 	}
 	free_folders(&folders);
-	return rc ? rc : lock(ctx, s);
+	if (rc == 0 && !make && !has_document(s))
+		rc = OVM_REFUSED;
+	if (rc == OVM_REFUSED)
+		ovm_fail(ctx, OVM_OK, "process %d was not changed by optvm", (int)s->pid);
+	return rc;
 }
 
 int ovm_state_open(struct ovm_ctx *ctx, pid_t pid, const char *by, struct ovm_state **out)

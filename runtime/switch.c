@@ -19,6 +19,7 @@
  * next switch.
  */
 #define OVM_LOG_DOMAIN "switch"
+#include "base/fault.h"
 #include "base/log.h"
 #include "runtime/generation.h"
 #include "runtime/osr.h"
@@ -269,7 +270,7 @@ static bool still_as_planned(struct plan *plan)
 	for (uint32_t i = 0; i < tracee->threads.n; i++)
 		tracee->threads.v[i].stack_end = ovm_rta_of(0);
 	memcpy(plan->needs_left, plan->needs, plan->n_needs * sizeof(plan->needs[0]));
-	return ovm_livemap_walk(tracee->pid, visit_range, plan) &&
+	return !OVM_FAULT_FAILS(SWITCH_CHECK) && ovm_livemap_walk(tracee->pid, visit_range, plan) &&
 	       ovm_livemap_met(plan->needs_left, plan->n_needs);
 }
 
@@ -387,7 +388,8 @@ static void write_exit(struct plan *plan, struct ovm_generation *gen, struct ovm
 		if (ovm_patchset_window(&plan->wanted, to) != OVM_NONE)
 			return;
 	}
-	if (to.v == e->to.v || !ovm_mem_write(plan->set->tracee, ovm_rta_of(at), bytes, JUMP_LEN))
+	if (to.v == e->to.v || OVM_FAULT_FAILS(EXIT_WRITE) ||
+	    !ovm_mem_write(plan->set->tracee, ovm_rta_of(at), bytes, JUMP_LEN))
 		return;
 	e->to = to;
 	plan->result.n_exits++;
@@ -411,7 +413,8 @@ static void move_threads(struct plan *plan)
 	struct ovm_tracee *tracee = plan->set->tracee;
 	for (uint32_t i = 0; i < tracee->threads.n; i++) {
 		struct ovm_thread *thread = &tracee->threads.v[i];
-		if (thread->state == OVM_THREAD_STOPPED && thread->move_to.v)
+		if (thread->state == OVM_THREAD_STOPPED && thread->move_to.v &&
+		    !OVM_FAULT_FAILS(OSR_MOVE))
 			plan->result.n_moved += ovm_tracee_set_pc(thread, thread->move_to);
 	}
 }
@@ -440,16 +443,21 @@ static int change_stopped(struct ovm_ctx *ctx, struct plan *plan)
 		return ovm_fail(ctx, OVM_E_TARGET,
 				"the program's code is mapped differently than before");
 	plan_threads(plan);
+	OVM_FAULT(SWITCH_PLANNED);
 	int rc = write_hook(ctx, plan);
 	if (rc)
 		return rc;
+	OVM_FAULT(HOOK_JUMP);
 	rc = ovm_patchset_apply(ctx, plan->set->tracee, &plan->changes);
 	if (rc) {
 		ovm_patchset_undo(ctx, plan->set->tracee, &plan->hook_set);
 		return rc;
 	}
+	OVM_FAULT(JUMPS_WRITTEN);
 	write_exits(plan);
+	OVM_FAULT(EXITS_WRITTEN);
 	move_threads(plan);
+	OVM_FAULT(OSR_MOVED);
 	clean_stubs(plan);
 	return 0;
 }
@@ -479,7 +487,9 @@ static int stop_and_change(struct ovm_ctx *ctx, struct plan *plan, int max_pause
 	if (rc == 0)
 		rc = change_stopped(ctx, plan);
 	double changed = ovm_now_ms();
+	OVM_FAULT(RESUME_BEGIN);
 	ovm_tracee_resume(tracee);
+	OVM_FAULT(RESUME_DONE);
 	plan->result.pause_ms = ovm_now_ms() - begin;
 	if (hurried)
 		sched_setscheduler(0, policy, &param);

@@ -17,6 +17,7 @@
 #define OVM_LOG_DOMAIN "tracee"
 #include "runtime/tracee.h"
 #include "runtime/tunables.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 #include <dirent.h>
@@ -160,6 +161,7 @@ static pid_t lasting_sharer(pid_t pid)
 int ovm_tracee_check(struct ovm_ctx *ctx, pid_t pid)
 {
 	char name[64], buf[8192];
+	OVM_FAULT(TRACEE_CHECK);
 	snprintf(name, sizeof(name), "/proc/%d/status", (int)pid);
 	if (!read_proc(name, buf, sizeof(buf)))
 		return ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)pid);
@@ -201,7 +203,8 @@ int ovm_tracee_check_shared(struct ovm_ctx *ctx, pid_t pid)
  * else a failure. */
 static int seize(struct ovm_ctx *ctx, struct ovm_tracee *t, pid_t tid)
 {
-	if (ptrace(PTRACE_SEIZE, tid, 0, (void *)(long)PTRACE_O_TRACECLONE) < 0) {
+	if (OVM_FAULT_FAILS(STOP_SEIZE) ||
+	    ptrace(PTRACE_SEIZE, tid, 0, (void *)(long)PTRACE_O_TRACECLONE) < 0) {
 		int err = errno;
 		if (err == ESRCH || runs_no_user_code(t->pid, tid))
 			return 1;
@@ -220,6 +223,7 @@ static int seize(struct ovm_ctx *ctx, struct ovm_tracee *t, pid_t tid)
 		 * earlier attempt */
 	}
 	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+	OVM_FAULT(STOP_SEIZED);
 	ovm_vec_push(&t->threads, (struct ovm_thread){.tid = tid, .state = OVM_THREAD_PENDING});
 	return 0;
 }
@@ -294,6 +298,7 @@ static void poll_thread(struct ovm_tracee *t, uint32_t idx)
 		return;
 	}
 	thread->state = OVM_THREAD_STOPPED;
+	OVM_FAULT(STOP_THREAD);
 	hide_interruption(thread->tid);
 	/* an event's stop carries no signal, a system call's (0x80, see startgate.c) neither */
 	thread->signal = status >> 16 || WSTOPSIG(status) & 0x80 ? 0 : WSTOPSIG(status);
@@ -303,6 +308,7 @@ static void poll_thread(struct ovm_tracee *t, uint32_t idx)
 
 static void detach(struct ovm_thread *thread)
 {
+	OVM_FAULT(RESUME_THREAD);
 	if (ptrace(PTRACE_DETACH, thread->tid, 0, (void *)(long)thread->signal) < 0 &&
 	    errno != ESRCH)
 		ovm_log(OVM_LOG_WARN, "detach %d: %s", (int)thread->tid, strerror(errno));
@@ -398,7 +404,7 @@ int ovm_tracee_open_mem(struct ovm_ctx *ctx, struct ovm_tracee *tracee)
 {
 	char name[64];
 	snprintf(name, sizeof(name), "/proc/%d/mem", (int)tracee->pid);
-	int fd = open(name, O_RDWR | O_CLOEXEC);
+	int fd = OVM_FAULT_FAILS(TRACEE_MEM) ? -1 : open(name, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT || errno == ESRCH
 			   ? ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid)
@@ -428,6 +434,7 @@ int ovm_tracee_stop_one(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t ti
 int ovm_tracee_stop_all(struct ovm_ctx *ctx, struct ovm_tracee *tracee, int timeout_ms)
 {
 	double deadline = ovm_now_ms() + timeout_ms;
+	OVM_FAULT(STOP_BEGIN);
 	forget_free(tracee);
 	int rc = 0;
 	for (int quiet = 0; quiet < 2;) { /* two listings without anybody new */
@@ -447,6 +454,7 @@ int ovm_tracee_stop_all(struct ovm_ctx *ctx, struct ovm_tracee *tracee, int time
 			break;
 		quiet = added ? 0 : quiet + 1;
 	}
+	OVM_FAULT(STOP_ALL);
 	if (rc == 0)
 		rc = after_stop(ctx, tracee);
 	if (rc)

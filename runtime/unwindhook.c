@@ -25,6 +25,7 @@
 #define OVM_LOG_DOMAIN "unwindhook"
 #include "runtime/unwindhook.h"
 #include "analyzer/region.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 #include <string.h>
@@ -291,8 +292,10 @@ bool ovm_unwindhook_append(const struct ovm_tracee *tracee, struct ovm_unwindhoo
 	for (uint32_t k = 0; k < 4; k++)
 		ovm_put64(bytes + 8 * k, hook->entries[idx][k]);
 	ovm_put64(count, hook->n_entries); /* only its low byte changes: seen whole */
-	if (ovm_mem_write(tracee, ovm_rta_of(hook->page.v + AT_TABLE + idx * 32), bytes,
+	if (!OVM_FAULT_FAILS(HOOK_ENTRY) &&
+	    ovm_mem_write(tracee, ovm_rta_of(hook->page.v + AT_TABLE + idx * 32), bytes,
 			  sizeof(bytes)) &&
+	    !OVM_FAULT_FAILS(HOOK_COUNT) &&
 	    ovm_mem_write(tracee, ovm_rta_of(hook->page.v + AT_COUNT), count, sizeof(count)))
 		return true;
 	hook->n_entries = idx;

@@ -39,11 +39,14 @@ PLAIN void handler(int sig) { sum += sig; }
 PLAIN void in_child(int i) { sum += i; }
 PLAIN void loop(int n)
 {
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n; i++)
 		body(i);
+}
+PLAIN void evens(int n)
+{
+	for (int i = 0; i < n; i++)
 		if (i % 2 == 0)
 			even(i);
-	}
 }
 PLAIN void choose(int n)
 {
@@ -77,6 +80,7 @@ PLAIN void finish(int how)
 int main(int argc, char **argv)
 {
 	loop(100001);
+	evens(100001);
 	choose(8000);
 	printf("%d\n", fib(20));
 	signal(SIGUSR1, handler);
@@ -124,16 +128,17 @@ expect() { # PROGRAM SYMBOL N
 	[ "$got" = "$3" ] || fail "$1: $2 was entered $got times, not $3 ($words)"
 }
 check_known() { # PROGRAM
-	expect "$1" main 1
-	expect "$1" loop 1
 	expect "$1" body 100001
 	expect "$1" even 50001
 	expect "$1" arm0 1000
 	expect "$1" arm3 1000
 	expect "$1" arm4 2000
-	expect "$1" fib 21891
 	expect "$1" handler 300
 	expect "$1" in_child 1500
+	case $words in *-static*) return ;; esac # nobody finds unwind entries there: leaf functions only
+	expect "$1" main 1
+	expect "$1" loop 1
+	expect "$1" fib 21891
 	expect "$1" jump 200
 	edges_in "$1" loop | grep -qx 100000 || fail "$1: no edge of the loop ran 100000 times ($words)"
 }

@@ -8,6 +8,7 @@
  *   +3  code, then read-only data (jump tables), of whose last 16 bytes the changes are made
  */
 #include "analyzer/image_private.h"
+#include "base/log.h"
 #include "rewriter/check.h"
 #include "rewriter/engine.h"
 #include "tests/support/mini_elf.h"
@@ -121,8 +122,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	struct ovm_image *image;
 	struct mini mini;
 	ovm_ctx_init(&ctx);
-	if (!dec && ovm_decoder_open(&ctx, &dec))
-		abort();
+	if (!dec) {
+		ovm_log_setup(getenv("OVM_LOG")); /* OVM_LOG=info: why the checker refused */
+		OVM_ASSERT(!ovm_decoder_open(&ctx, &dec));
+	}
 	if (len <= HEAD || len > MAX)
 		return 0;
 	struct input in = {.flags = bytes[0], .v = bytes + HEAD, .len = len - HEAD};
