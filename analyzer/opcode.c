@@ -276,6 +276,8 @@ static void fix_effects(const char *name, const struct ovm_mc_desc *desc,
 		out->traits |= OVM_TRAIT_OPAQUE;
 	if ((out->defs & OVM_MASK_FLAGS) && starts_any(name, partial_flags))
 		out->uses |= OVM_MASK_FLAGS;
+	if (starts(name, "CMOV")) /* MC has it, but for x87's */
+		out->uses |= OVM_MASK_FLAGS;
 	if (starts(name, "CLC") || starts(name, "STC") || starts(name, "CMC")) {
 		out->defs |= OVM_MASK_FLAGS;
 		out->uses |= OVM_MASK_FLAGS;

@@ -264,21 +264,26 @@ static bool never(void *arg)
 	return false;
 }
 
+/* Nothing to restore, and remembered so. */
+static bool is_original(const struct ovm_round *r)
+{
+	bool any = r->set.applied.v.n || r->set.stubs.n || !r->state->is_done;
+	for (uint32_t i = 0; i < r->state->v.n; i++)
+		any |= r->state->v.v[i].is_armed;
+	return !any;
+}
+
 static int revert(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_detach_result *result)
 {
 	struct ovm_switch_result switched = {0};
 	struct ovm_forks_result forks;
 	int max_pause = r->opts->max_pause_ms ? (int)r->opts->max_pause_ms : OVM_RT_MAX_PAUSE_MS;
-	bool was_counting = false; /* somebody was killed: children may count too */
-	for (uint32_t i = 0; i < r->set.v.n; i++)
-		was_counting |= r->set.v.v[i].is_armed && r->set.v.v[i].counters.inode;
 	OVM_FAULT(DETACH_BEGIN);
 	int rc = ovm_switch_to(ctx, &r->set, OVM_NONE, max_pause, &switched);
 	if (rc)
 		return rc;
 	OVM_FAULT(DETACHED);
-	if (was_counting)
-		ovm_forks_follow(ctx, &r->set, max_pause, OVM_RT_FORKS_MS, &forks);
+	ovm_forks_follow(ctx, &r->set, max_pause, OVM_RT_FORKS_MS, &forks);
 	*result = (struct ovm_detach_result){.n_restored = switched.n_restored,
 					     .n_threads = switched.n_threads,
 					     .n_moved = switched.n_moved,
@@ -310,7 +315,7 @@ int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
 		rc = OVM_REFUSED;
 	}
-	if (rc == 0 && (r.set.applied.v.n || r.set.stubs.n || !r.state->is_done))
+	if (rc == 0 && !is_original(&r))
 		rc = revert(ctx, &r, result);
 	ovm_round_settle(&r);
 	ovm_round_fini(&r);

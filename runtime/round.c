@@ -74,7 +74,10 @@ static int open_state(struct ovm_ctx *ctx, struct ovm_round *r)
 
 static bool is_counting(const struct ovm_generation *gen)
 {
-	return gen->counters.inode != 0;
+	bool any = false;
+	for (uint32_t i = 0; i < gen->built.modules.n; i++)
+		any |= gen->built.modules.v[i].overlay.n_counters > 0;
+	return any;
 }
 
 /* An optvm was killed in its window. */
@@ -91,6 +94,8 @@ static int disarm_counting(struct ovm_ctx *ctx, struct ovm_round *r)
 	int rc = any ? ovm_switch(ctx, &r->set, want, max_pause(r), &switched) : 0;
 	if (any && rc == 0)
 		ovm_forks_follow(ctx, &r->set, max_pause(r), OVM_RT_FORKS_MS, &forks);
+	for (uint32_t i = 0; i < r->set.v.n && rc == 0; i++)
+		r->set.v.v[i].counters.inode = 0; /* nobody counts there any more */
 	free(want);
 	return rc;
 }

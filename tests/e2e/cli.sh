@@ -62,7 +62,7 @@ refuses 2 'no command'
 refuses 2 "unknown command 'reprot': did you mean 'report'" reprot
 refuses 2 "unknown command 'xyzzy'" xyzzy
 refuses 2 "did you mean 'rewrite'" help rewrit
-refuses 2 'unknown command' attach 1
+refuses 2 'unknown command' annotate 1
 refuses 2 'unknown option --bogus' --bogus
 refuses 2 'did you mean --json' report --jsn x
 refuses 2 'no program' run

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Debian's own stripped programs: recorded on one input, rewritten, and run under `optvm run`, must print the same on another.
-# $OPTVM_PROGRAMS: names of scripts/workloads (default all); $OPTVM_HOW: rewrite, run (default both).
+# Debian's own stripped programs: recorded on one input, rewritten, and run under `optvm run`, must print the same on another;
+# and the same while they are recorded, sampled and counted for short windows, or counted from the start to the end.
+# $OPTVM_PROGRAMS: names of scripts/workloads (default all); $OPTVM_HOW: rewrite, count (needs what rewrite records), run.
 set -u
 workloads=$OPTVM_SOURCE/scripts/workloads
 export OPTVM_WORK=${OPTVM_WORK:-$OPTVM_BUILD/work}
@@ -21,8 +22,8 @@ for name in ${OPTVM_PROGRAMS:-$("$workloads" list)}; do
 		bad=$((bad + 1))
 		continue
 	fi
-	case ${OPTVM_HOW:-both} in both | rewrite)
-		prof=$out/$name.prof
+	prof=$out/$name.prof
+	case ${OPTVM_HOW:-all} in all | rewrite)
 		rm -rf "$out/$name.opt"
 		mkdir -p "$out/$name.opt"
 		prof_dir=$(mktemp -d)
@@ -38,7 +39,18 @@ for name in ${OPTVM_PROGRAMS:-$("$workloads" list)}; do
 		check "$name" rewrite "$want" "$(OPT_DIR=$out/$name.opt "$workloads" run "$name" test | sha256sum)"
 		;;
 	esac
-	case ${OPTVM_HOW:-both} in both | run)
+	case ${OPTVM_HOW:-all} in all | count)
+		prof_dir=$(mktemp -d)
+		chmod 777 "$prof_dir"
+		install -m 644 "$prof" "$prof_dir/prior"
+		got=$(WRAP="$OPTVM record -q -f -o $prof_dir/p --counters=on --prior $prof_dir/prior --" \
+			"$workloads" run "$name" train | sha256sum)
+		check "$name" count "$("$workloads" run "$name" train | sha256sum)" "$got"
+		grep -q '^e ' "$prof_dir/p" || { echo "FAIL $name: nothing was counted"; bad=$((bad + 1)); }
+		rm -rf "$prof_dir"
+		;;
+	esac
+	case ${OPTVM_HOW:-all} in all | run)
 		check "$name" run "$want" "$(WRAP="$OPTVM run --" "$workloads" run "$name" test | sha256sum)"
 		;;
 	esac

@@ -169,7 +169,8 @@ fi
 
 # --- all of them
 is_full() { [ "$n_random" -ge 200 ]; }
-: >"$dir/failures" >"$dir/unreached"
+: >"$dir/failures"
+: >"$dir/unreached"
 
 # Words under which the point is passed, soon after the start if that is possible.
 words_for() {
@@ -190,7 +191,7 @@ while read -r _ point flags _; do
 	esac
 	if is_full || [ $((k % 5)) = $((seed % 5)) ]; then
 		case $flags$point in
-		*o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???s* | ???detach*) ;;
+		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???save* | ???detach*) ;;
 		*) start attach_case "${these[0]}" "$point:kill" attach ;;
 		esac
 		case $point in
@@ -219,7 +220,7 @@ while read -r _ point flags _; do
 		if is_full || [ $((k % 3)) = $((seed % 3)) ]; then
 			# the sampler that traces is in all signals of the program: stopped, it stops them
 			# shellcheck disable=SC2046
-			case $flags$point in *o*) ;; ??-tracer*) ;; *) start one_case "$mode" "$point:stop" "$flags" --save-profile prof $(words_for "$point") ;; esac
+			case $flags$point in ??o* | ???tracer*) ;; *) start one_case "$mode" "$point:stop" "$flags" --save-profile prof $(words_for "$point") ;; esac
 		fi
 		case $flags in
 		*f*) for e in EIO ENOMEM EPERM EINTR ESRCH; do

@@ -158,6 +158,8 @@ static void test_effects(void **state)
 	assert_true(DECODE(0xd3, 0xe0).uses & FLAGS);		  /* shl %cl,%eax */
 	assert_false(DECODE(0xc1, 0xe0, 0x02).uses & FLAGS);	  /* shl $2,%eax */
 	assert_true(DECODE(0xff, 0xc0).uses & FLAGS);		  /* inc keeps CF */
+	assert_true(DECODE(0xdb, 0xdb).uses & FLAGS);		  /* fcmovnu */
+	assert_true(DECODE(0xda, 0xc1).uses & FLAGS);		  /* fcmovb */
 	assert_true(DECODE(0x0f, 0xbc, 0xc1).uses & BIT(RAX));	  /* bsf */
 	assert_false(DECODE(0x31, 0xc0).uses & BIT(RAX));	  /* xor %eax,%eax */
 	assert_int_equal(DECODE(0x48, 0x19, 0xc0).uses, FLAGS);	  /* sbb %rax,%rax */
