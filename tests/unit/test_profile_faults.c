@@ -256,13 +256,14 @@ static void test_writing_fails(void **state)
 	expect_no_save(small, packed, WRITE, 1);
 }
 
-/* The same as the fault points of a build for tests do it, which comes before the call itself. */
+/* The same as the fault points of a build for tests do it. Wishes stay: latest step first, and this
+ * test last. */
 static void test_fault_points(void **state)
 {
 	(void)state;
 #ifdef OPTVM_FAULT_POINTS
-	static const char *const points[] = {"save.open", "save.write", "save.fsync",
-					     "save.rename"};
+	static const char *const points[] = {"save.rename", "save.fsync", "save.write",
+					     "save.open"};
 	reset();
 	assert_int_equal(ovm_profile_save(&ctx, small, plain), 0);
 	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
@@ -271,7 +272,6 @@ static void test_fault_points(void **state)
 		assert_int_equal(ovm_fault_setup(&ctx, spec), 0);
 		assert_int_equal(ovm_profile_save(&ctx, large, plain), OVM_E_IO);
 		assert_non_null(strstr(ctx.msg, strerror(ENOSPC)));
-		assert_int_equal(ovm_fault_setup(&ctx, NULL), 0);
 		assert_loads(plain, small);
 	}
 #else
@@ -304,8 +304,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_part_by_part),  cmocka_unit_test(test_reading_fails),
-	    cmocka_unit_test(test_writing_fails), cmocka_unit_test(test_fault_points),
-	    cmocka_unit_test(test_names),
+	    cmocka_unit_test(test_writing_fails), cmocka_unit_test(test_names),
+	    cmocka_unit_test(test_fault_points),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,6 +1,6 @@
 # a call between two copied regions goes to the copy; entries are patched where there is room
 # RUN: dump overlay %t
-# OUT: overlay base 0x401140 size 160 regions 2 blocks 2 insns 8
+# OUT: overlay base 0x401180 size 160 regions 2 blocks 2 insns 8
 # OUT: section hot +0x0 size 0x20
 # OUT: section eh_frame +0x40 size 0x44
 # OUT: section eh_frame_hdr +0x84 size 0x1c
