@@ -2,16 +2,17 @@
  *
  *      A ──5──▶ B ──9──▶ C          [A] [B] [C]  ->  [A] [B C]  ->  [A B C]
  *
- * Possible merges wait in a heap by gain. Merging X and Y changes the gains of all edges of the new
- * chain; they are queued anew at once (by a quick upper bound if there is one: the gain itself is
- * computed when the bound comes up), and older heap items of these edges are recognized by their
- * version and skipped. A chain with very many neighbours (the switch of an interpreter,
- * malloc) would be refreshed thousands of times for nothing: its old items stay and are computed
+ * Possible merges wait in a heap by gain, an edge with the better of two: either chain may be
+ * cut. Merging X and Y
+ * changes the gains of all edges of the new chain; their items move in the heap (by a quick upper
+ * bound if there is one: the gain itself is computed when the bound comes up). Where the bound is
+ * not quick, a chain with very many neighbours (malloc and its callers) would be refreshed
+ * thousands of times for nothing: beyond max_eager its items stay where they are and are computed
  * anew only when they come up. That may miss a gain that has grown meanwhile, which costs a little
  * quality in such graphs, never correctness.
  *
  * Gains are exact if the caller's numbers are (integers below 2^53), so ties are real and broken by
- * chain number: same input, same order.
+ * the chains' first nodes: same input, same order.
  */
 #include "analyzer/chains.h"
 #include "base/err.h"
@@ -139,10 +140,23 @@ static void merge_nodes(struct ovm_chains *chains, uint32_t x, uint32_t y, uint3
 	set_places(chains, x);
 }
 
+/* Both are ascending, and so is the result: ties are the same however chains grew. */
 static void move_all(ovm_indices *to, ovm_indices *from)
 {
-	for (uint32_t i = 0; i < from->n; i++)
-		ovm_vec_push(to, from->v[i]);
+	uint32_t a = to->n, b = from->n, at = a + b;
+
+	if (!a) {
+		ovm_indices empty = *to;
+
+		*to = *from;
+		*from = empty;
+	} else if (b) {
+		ovm_vec_reserve(to, at);
+		to->n = at;
+		while (b)
+			to->v[--at] =
+			    a && to->v[a - 1] > from->v[b - 1] ? to->v[--a] : from->v[--b];
+	}
 	ovm_vec_free(from);
 }
 
@@ -208,64 +222,110 @@ static bool before(const struct ovm_chain_item *a, const struct ovm_chain_item *
 	return a->x != b->x ? a->x < b->x : a->y < b->y;
 }
 
-static void queue_push(struct ovm_chains *chains, struct ovm_chain_item item)
+static void queue_put(struct ovm_chains *chains, uint32_t at, struct ovm_chain_item item)
 {
-	uint32_t i = chains->queue.n;
-
-	ovm_vec_push(&chains->queue, item);
-	for (; i && before(&item, &chains->queue.v[(i - 1) / 2]); i = (i - 1) / 2)
-		chains->queue.v[i] = chains->queue.v[(i - 1) / 2];
-	chains->queue.v[i] = item;
+	chains->queue.v[at] = item;
+	chains->edges.v[item.edge].at = at + 1;
 }
 
-static struct ovm_chain_item queue_pop(struct ovm_chains *chains)
+/* @item belongs to place @at or above. */
+static void sift_up(struct ovm_chains *chains, uint32_t at, struct ovm_chain_item item)
 {
-	struct ovm_chain_item *v = chains->queue.v, top = v[0], last = v[--chains->queue.n];
-	uint32_t n = chains->queue.n, i = 0, child;
+	for (; at && before(&item, &chains->queue.v[(at - 1) / 2]); at = (at - 1) / 2)
+		queue_put(chains, at, chains->queue.v[(at - 1) / 2]);
+	queue_put(chains, at, item);
+}
 
-	while ((child = 2 * i + 1) < n) {
+/* @item belongs to place @at or below. */
+static void sift_down(struct ovm_chains *chains, uint32_t at, struct ovm_chain_item item)
+{
+	const struct ovm_chain_item *v = chains->queue.v;
+	uint32_t n = chains->queue.n, child;
+
+	while ((child = 2 * at + 1) < n) {
 		if (child + 1 < n && before(&v[child + 1], &v[child]))
 			child++;
-		if (!before(&v[child], &last))
+		if (!before(&v[child], &item))
 			break;
-		v[i] = v[child];
-		i = child;
+		queue_put(chains, at, v[child]);
+		at = child;
 	}
-	v[i] = last;
-	return top;
+	queue_put(chains, at, item);
 }
 
-/* Queue the merge of edge->chain[side] with the other one: its gain, or if @quick and possible only
- * a bound. */
-static void consider_side(const struct runner *run, uint32_t e, unsigned side, bool quick)
+static void queue_replace(struct ovm_chains *chains, uint32_t at, struct ovm_chain_item item)
+{
+	if (at && before(&item, &chains->queue.v[(at - 1) / 2]))
+		sift_up(chains, at, item);
+	else
+		sift_down(chains, at, item);
+}
+
+static void queue_remove(struct ovm_chains *chains, struct ovm_chain_edge *edge)
+{
+	uint32_t at = edge->at - 1;
+	struct ovm_chain_item last;
+
+	if (!edge->at)
+		return;
+	edge->at = 0;
+	last = chains->queue.v[--chains->queue.n];
+	if (at < chains->queue.n)
+		queue_replace(chains, at, last);
+}
+
+static struct ovm_chain_item item_of(const struct ovm_chains *chains, uint32_t e, unsigned side)
+{
+	const struct ovm_chain_edge *edge = &chains->edges.v[e];
+
+	return (struct ovm_chain_item){.score = edge->side[side].score,
+				       .x = chains->chains[edge->chain[side]].nodes.v[0],
+				       .y = chains->chains[edge->chain[!side]].nodes.v[0],
+				       .edge = e & ((1u << 30) - 1),
+				       .side = side & 1,
+				       .is_bound = edge->side[side].is_bound};
+}
+
+/* Put the edge's better side where it belongs in the queue. */
+static void requeue(struct ovm_chains *chains, uint32_t e)
+{
+	struct ovm_chain_edge *edge = &chains->edges.v[e];
+	struct ovm_chain_item item = item_of(chains, e, 0), other = item_of(chains, e, 1);
+
+	if (before(&other, &item))
+		item = other;
+	if (item.score <= 0) {
+		queue_remove(chains, edge);
+	} else if (edge->at) {
+		queue_replace(chains, edge->at - 1, item);
+	} else {
+		ovm_vec_push(&chains->queue, item);
+		sift_up(chains, chains->queue.n - 1, item);
+	}
+}
+
+/* What merging edge->chain[s] with the other one gains, or if @quick and possible only a bound. */
+static void consider_side(const struct runner *run, uint32_t e, unsigned s, bool quick)
 {
 	struct ovm_chain_edge *edge = &run->chains->edges.v[e];
-	struct ovm_chain_item item = {.edge = e, .side = side & 1, .is_bound = quick && run->bound};
+	struct ovm_chain_side *side = &edge->side[s];
+	uint32_t x = edge->chain[s], y = edge->chain[!s];
 
-	item.x = edge->chain[side];
-	item.y = edge->chain[!side];
-	item.version = edge->queued[side] = edge->version;
-	if (item.is_bound) {
-		item.score = run->bound(run->chains, run->user, edge, item.x, item.y);
+	side->is_bound = quick && run->bound;
+	if (side->is_bound) {
+		side->score = run->bound(run->chains, run->user, edge, x, y);
 	} else {
-		edge->gain[side] = run->gain(run->chains, run->user, edge, item.x, item.y);
-		item.score = edge->gain[side].score;
+		side->gain = run->gain(run->chains, run->user, edge, x, y);
+		side->score = side->gain.score;
 	}
-	if (item.score > 0)
-		queue_push(run->chains, item);
 }
 
 static void consider(const struct runner *run, uint32_t e)
 {
+	run->chains->edges.v[e].is_stale = false;
 	consider_side(run, e, 0, true);
 	consider_side(run, e, 1, true);
-}
-
-/* Versions fit the items' 30 bits; after 2^30 merges of one chain they would repeat, but there are
- * never that many. */
-static void next_version(struct ovm_chain_edge *edge)
-{
-	edge->version = (edge->version + 1) & ((1u << 30) - 1);
+	requeue(run->chains, e);
 }
 
 /* The gains of all edges of @x are stale. With few edges compute all anew; else only those to the
@@ -276,10 +336,12 @@ static void refresh(const struct runner *run, uint32_t x, const ovm_indices *tou
 	struct ovm_chain *cx = &chains->chains[x];
 	bool all = cx->links.n <= chains->max_eager;
 
-	for (uint32_t i = 0; i < cx->links.n; i++)
-		next_version(&chains->edges.v[cx->links.v[i].edge]);
-	for (uint32_t i = 0; all && i < cx->links.n; i++)
-		consider(run, cx->links.v[i].edge);
+	for (uint32_t i = 0; i < cx->links.n; i++) {
+		if (all)
+			consider(run, cx->links.v[i].edge);
+		else
+			chains->edges.v[cx->links.v[i].edge].is_stale = true;
+	}
 	if (all || touched->n > chains->max_eager)
 		return;
 	mark_links(chains, cx, true);
@@ -287,6 +349,13 @@ static void refresh(const struct runner *run, uint32_t x, const ovm_indices *tou
 		if (chains->edge_to[touched->v[i]])
 			consider(run, chains->edge_to[touched->v[i]] - 1);
 	mark_links(chains, cx, false);
+}
+
+static void neighbours(const struct ovm_chains *chains, uint32_t x, ovm_indices *out)
+{
+	out->n = 0;
+	for (uint32_t i = 0; i < chains->chains[x].links.n; i++)
+		ovm_vec_push(out, chains->chains[x].links.v[i].other);
 }
 
 void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bound,
@@ -299,21 +368,23 @@ void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bo
 		if (chains->edges.v[e].jumps.n)
 			consider(&run, e);
 	while (chains->queue.n) {
-		struct ovm_chain_item item = queue_pop(chains);
+		struct ovm_chain_item item = chains->queue.v[0];
 		struct ovm_chain_edge *edge = &chains->edges.v[item.edge];
+		uint32_t x = edge->chain[item.side], y = edge->chain[!item.side];
 
-		if (item.version != edge->queued[item.side] || !edge->jumps.n)
-			continue; /* there is a newer item, or the edge is gone */
-		if (item.version != edge->version || item.is_bound) {
+		if (!edge->jumps.n) {
+			queue_remove(chains, edge);
+		} else if (edge->is_stale) {
+			consider(&run, item.edge);
+		} else if (item.is_bound) {
 			consider_side(&run, item.edge, item.side, false);
-			continue;
+			requeue(chains, item.edge);
+		} else {
+			neighbours(chains, y, &touched);
+			ovm_chains_merge(chains, x, y, edge->side[item.side].gain.cut,
+					 edge->side[item.side].gain.how);
+			refresh(&run, x, &touched);
 		}
-		touched.n = 0;
-		for (uint32_t i = 0; i < chains->chains[item.y].links.n; i++)
-			ovm_vec_push(&touched, chains->chains[item.y].links.v[i].other);
-		ovm_chains_merge(chains, item.x, item.y, edge->gain[item.side].cut,
-				 edge->gain[item.side].how);
-		refresh(&run, item.x, &touched);
 	}
 	ovm_vec_free(&touched);
 }

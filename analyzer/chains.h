@@ -39,26 +39,29 @@ struct ovm_chain_link { /* an edge as one of its chains sees it */
 
 struct ovm_chain {
 	ovm_indices nodes; /* empty: merged into another */
-	ovm_indices self;  /* jumps inside */
+	ovm_indices self;  /* jumps inside, ascending */
 	OVM_VEC(struct ovm_chain_link) links;
 	uint64_t count, size;
 };
 
-struct ovm_chain_edge {
-	uint32_t chain[2];
-	ovm_indices jumps; /* empty: gone */
-	uint32_t version;  /* counts changes of its chains */
-	uint32_t
-	    queued[2]; /* version of the newest queue item with chain[0] as X, with chain[1] as X */
-	struct ovm_gain gain[2]; /* what that item stands for, unless it is a bound */
+struct ovm_chain_side {	      /* of an edge: the merge with its chain[side] as X */
+	struct ovm_gain gain; /* unless is_bound */
+	double score;	      /* of the gain, or an upper bound */
+	bool is_bound;
 };
 
-struct ovm_chain_item { /* a possible merge */
+struct ovm_chain_edge {
+	uint32_t chain[2];
+	ovm_indices jumps; /* ascending; empty: gone */
+	struct ovm_chain_side side[2];
+	uint32_t at;   /* 1 + place in the queue, 0: not there */
+	bool is_stale; /* its chains have changed since it was queued */
+};
+
+struct ovm_chain_item { /* the better side of an edge */
 	double score;
-	uint32_t x, y; /* chains, for ties */
-	uint32_t edge;
-	uint32_t version : 30, side : 1,
-	    is_bound : 1; /* chain[side] is X; score is only an upper bound */
+	uint32_t x, y; /* first nodes of the chains, for ties; X is chain[side] */
+	uint32_t edge : 30, side : 1, is_bound : 1;
 };
 
 struct ovm_chains {
@@ -93,7 +96,8 @@ typedef struct ovm_gain (*ovm_gain_fn)(const struct ovm_chains *chains, const vo
 typedef double (*ovm_bound_fn)(const struct ovm_chains *chains, const void *user,
 			       const struct ovm_chain_edge *edge, uint32_t x, uint32_t y);
 
-/* Merge the best pair until none gains. Ties: lowest x, then lowest y. @bound may be NULL. */
+/* Merge the best pair until none gains. Ties: lowest first node of x, then of y. @bound may be
+ * NULL. */
 void ovm_chains_run(struct ovm_chains *chains, ovm_gain_fn gain, ovm_bound_fn bound,
 		    const void *user);
 

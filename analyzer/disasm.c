@@ -367,6 +367,24 @@ static void fill(const struct ovm_decoder *dec, const struct ovm_mc_insn *mc,
 		insn->target = ovm_va_add(insn->va, insn->len + (int64_t)insn->disp);
 }
 
+/* LOCK before anything but these, or before a register, is an invalid instruction, which MC does
+ * not say. */
+static bool takes_lock(const struct ovm_encoding *enc)
+{
+	unsigned op = enc->opcode, reg = ovm_encoding_reg(enc);
+	if (!enc->modrm_off || enc->modrm >> 6 == 3)
+		return false;
+	if (enc->map == OVM_MAP_1BYTE)
+		return (op < 0x38 && (op & 7) < 2) || op == 0x86 || op == 0x87 || /* add.. xchg */
+		       ((op == 0x80 || op == 0x81 || op == 0x83) && reg != 7) ||
+		       ((op == 0xf6 || op == 0xf7) && (reg == 2 || reg == 3)) || /* not neg */
+		       (op >= 0xfe && reg < 2);					 /* inc dec */
+	return enc->map == OVM_MAP_0F &&
+	       (op == 0xab || op == 0xb3 || op == 0xbb || (op == 0xba && reg > 4) || /* bts.. */
+		op == 0xb0 || op == 0xb1 || op == 0xc0 || op == 0xc1 || /* cmpxchg xadd */
+		(op == 0xc7 && reg == 1));				/* cmpxchg8b */
+}
+
 unsigned ovm_decode_one(struct ovm_decoder *dec, const uint8_t *bytes, size_t avail, ovm_va va,
 			struct ovm_insn *out)
 {
@@ -386,6 +404,8 @@ unsigned ovm_decode_one(struct ovm_decoder *dec, const uint8_t *bytes, size_t av
 		is_glued = true;
 	}
 	if (!ovm_encoding_parse(bytes, len, &enc))
+		return 0;
+	if ((enc.prefixes & OVM_PREFIX_LOCK) && !takes_lock(&enc))
 		return 0;
 	*out = (struct ovm_insn){.va = va,
 				 .len = (uint8_t)len,

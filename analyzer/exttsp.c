@@ -15,11 +15,19 @@
  *      X  Y        X1 Y X2        Y X2 X1        X2 X1 Y
  *
  * All weights are multiples of 1/51200, so scores are exact integers: gains compare exactly, ties
- * are real ties and go to the lowest chain numbers, and the result is the same on every machine. A
- * gain needs no address pass: Y stays whole, so only jumps between X and Y, and those inside X that
- * cross the cut, change their distance; each node knows its offset in its chain.
+ * are real ties and go to the chains with the lowest first nodes, as in LLVM, and the result is the
+ * same on every machine. Trying every cut of every pair is what costs time. Three things keep it
+ * near linear:
  *
- * The merging itself is done by chains.c.
+ *   - No address pass: each node knows its offset in its chain. Y stays whole, so only jumps
+ * between X and Y, and those inside X that cross the cut, change their distance.
+ *   - How far the latter then go does not depend on the cut (see add_step), so one pass over X's
+ *     jumps gives the change inside X for all cuts.
+ *   - Bounds: a merge is tried only when the most it could gain is the best offer, a cut only if it
+ *     could beat the best so far.
+ *
+ * The order is LLVM's wherever LLVM's floating point rounds no tie away. The merging itself is done
+ * by chains.c.
  */
 #include "analyzer/chains.h"
 #include "analyzer/exttsp.h"
@@ -29,7 +37,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct jump {
+struct jump { /* never to its own source */
 	uint32_t src, dst;
 	int64_t count;
 	bool cond; /* the source has other successors */
@@ -39,20 +47,21 @@ struct node {
 	uint32_t forced_succ, forced_pred;
 	uint32_t first_succ, n_succ; /* in tsp.succs: all, also those never taken */
 	uint32_t n_preds;
-	uint32_t first_in, n_in; /* in tsp.in: jumps with a count; those out of node i are jumps
-				    first_out[i] .. first_out[i + 1] */
 };
 
-struct span { /* positions a jump inside a chain connects: it crosses cuts lo + 1 .. hi */
-	uint32_t lo, hi, jump;
+struct cuts {		  /* what a cut changes inside a chain, by cut, [n_nodes + 1] */
+	int64_t *swap;	  /* its second half is put first */
+	int64_t *broken;  /* something comes between: the fall-through there is lost at least */
+	int64_t *apart;	  /* TSP_APART bytes come between */
+	int64_t best;	  /* largest swap, at least 0 */
+	uint32_t n_nodes; /* length of the chain when computed: valid as long as it has that */
 };
 
-struct cut_bound {	    /* what cutting a chain in two may change inside it at most, by cut */
-	int64_t *gain;	    /* [n_nodes + 1] X2 X1: all jumps across the cut come near */
-	int64_t *broken;    /* [n_nodes + 1] X1 Y X2: the fall-through at the cut becomes a jump */
-	struct span *spans; /* of all jumps inside */
-	int64_t best;	    /* largest gain, at least 0 */
-	uint32_t n_nodes;   /* length of the chain when computed: valid as long as it has that */
+struct spread {	       /* what @size bytes put between its halves cost a chain */
+	int64_t *loss; /* [n_nodes + 1] by cut */
+	uint32_t cap;
+	uint32_t chain, n_nodes; /* valid for the chain as long as it has that length */
+	uint64_t size;
 };
 
 struct tsp {
@@ -60,8 +69,9 @@ struct tsp {
 	struct node *nodes;
 	struct jump *jumps;  /* with a count, sorted by source */
 	uint32_t *first_out; /* [n + 1] */
-	uint32_t *succs, *in;
-	struct cut_bound *cut_bounds; /* [n] by chain */
+	uint32_t *succs;
+	struct cuts *cuts;     /* [n] by chain */
+	struct spread *spread; /* the last one asked for */
 };
 
 /* --- score ------------------------------------------------------------------------------- */
@@ -116,8 +126,6 @@ double ovm_exttsp_score(const uint32_t *order, uint32_t n, const uint64_t *sizes
 	return score / (double)OVM_TUNE(TSP_UNIT);
 }
 
-/* --- how much a cut can matter ----------------------------------------------------------- */
-
 /* A jump that does not fall through counts at most this much. */
 static int64_t max_jump_score(void)
 {
@@ -127,55 +135,116 @@ static int64_t max_jump_score(void)
 	return forward > backward ? forward : backward;
 }
 
-/* In X2 X1 a jump across the cut may come as near as a jump can be without falling through; only
- * from X's tail to its head it may fall through. In X1 Y X2 no jump comes nearer, and the
- * fall-through at the cut is lost. */
-static struct span bound_jump(const struct tsp *tsp, uint32_t j, uint32_t n,
-			      struct cut_bound *bound)
+/* --- what cutting a chain changes inside it ---------------------------------------------- */
+
+/* A jump inside X crosses the cuts between its ends, and how far it goes afterwards does not depend
+ * on which of them is made:
+ *
+ *      X1 Y X2   as far as now, and over Y
+ *      X2 X1     from here to there it was d bytes of X; now it is the rest of X, the other way
+ *
+ * So one pass over the jumps gives the change for all cuts, as a sum of steps. */
+static void add_step(int64_t *by_cut, const struct ovm_place *a, const struct ovm_place *b,
+		     int64_t change)
+{
+	by_cut[(a->pos < b->pos ? a : b)->pos + 1] += change;
+	by_cut[(a->pos < b->pos ? b : a)->pos + 1] -= change;
+}
+
+static void sum_steps(int64_t *by_cut, uint32_t n)
+{
+	for (uint32_t cut = 1; cut <= n; cut++)
+		by_cut[cut] += by_cut[cut - 1];
+}
+
+/* Score of jump @j inside a chain if the one of its ends that stands first and the other get @first
+ * and @second bytes further from the chain's start. */
+static int64_t moved_score(const struct tsp *tsp, uint32_t j, uint64_t first, uint64_t second)
 {
 	const struct jump *jump = &tsp->jumps[j];
 	const struct ovm_place *src = &tsp->chains.places[jump->src];
 	const struct ovm_place *dst = &tsp->chains.places[jump->dst];
-	struct span span = {src->pos, dst->pos, j};
-	int64_t now = jump_score(src->off + src->size, dst->off, jump->cond);
-	int64_t most =
-	    src->pos == n - 1 && dst->pos == 0 ? OVM_TUNE(TSP_FALL_UNCOND) : max_jump_score();
+	bool forward = src->pos < dst->pos;
 
-	if (span.lo > span.hi) {
-		span.lo = dst->pos;
-		span.hi = src->pos;
-	}
-	bound->gain[span.lo + 1] += (most - now) * jump->count;
-	bound->gain[span.hi + 1] -= (most - now) * jump->count;
-	if (src->pos + 1 == dst->pos)
-		bound->broken[dst->pos] += (now - max_jump_score()) * jump->count;
-	return span;
+	return jump_score(src->off + src->size + (forward ? first : second),
+			  dst->off + (forward ? second : first), jump->cond) *
+	       jump->count;
 }
 
-static const struct cut_bound *bound_cuts(const struct tsp *tsp, uint32_t x)
+static const struct cuts *cuts_of(const struct tsp *tsp, uint32_t x)
 {
 	const struct ovm_chain *chain = &tsp->chains.chains[x];
-	struct cut_bound *bound = &tsp->cut_bounds[x];
+	struct cuts *cuts = &tsp->cuts[x];
 	uint32_t n = chain->nodes.n;
 
-	if (bound->n_nodes == n)
-		return bound;
-	free(bound->gain);
-	free(bound->broken);
-	free(bound->spans);
-	bound->gain = ovm_alloc_array((size_t)n + 2, sizeof(*bound->gain));
-	bound->broken = ovm_alloc_array((size_t)n + 2, sizeof(*bound->broken));
-	bound->spans = ovm_alloc_array(chain->self.n ? chain->self.n : 1, sizeof(*bound->spans));
-	bound->best = 0;
-	bound->n_nodes = n;
-	for (uint32_t i = 0; i < chain->self.n; i++)
-		bound->spans[i] = bound_jump(tsp, chain->self.v[i], n, bound);
-	for (uint32_t cut = 1; cut < n; cut++) {
-		bound->gain[cut] += bound->gain[cut - 1];
-		bound->best = bound->gain[cut] > bound->best ? bound->gain[cut] : bound->best;
+	if (cuts->n_nodes == n)
+		return cuts;
+	free(cuts->swap);
+	cuts->swap = ovm_alloc_array(3 * ((size_t)n + 1), sizeof(*cuts->swap));
+	cuts->broken = cuts->swap + n + 1;
+	cuts->apart = cuts->broken + n + 1;
+	cuts->best = 0;
+	cuts->n_nodes = n;
+	for (uint32_t i = 0; i < chain->self.n; i++) {
+		const struct jump *jump = &tsp->jumps[chain->self.v[i]];
+		const struct ovm_place *src = &tsp->chains.places[jump->src];
+		const struct ovm_place *dst = &tsp->chains.places[jump->dst];
+		int64_t now = moved_score(tsp, chain->self.v[i], 0, 0);
+
+		add_step(cuts->swap, src, dst,
+			 moved_score(tsp, chain->self.v[i], chain->size, 0) - now);
+		add_step(cuts->apart, src, dst,
+			 now - moved_score(tsp, chain->self.v[i], 0, OVM_TUNE(TSP_APART)));
+		if (src->pos + 1 == dst->pos)
+			cuts->broken[dst->pos] += now - max_jump_score() * jump->count;
 	}
-	return bound;
+	sum_steps(cuts->swap, n);
+	sum_steps(cuts->apart, n);
+	for (uint32_t cut = 1; cut < n; cut++)
+		cuts->best = cuts->swap[cut] > cuts->best ? cuts->swap[cut] : cuts->best;
+	return cuts;
 }
+
+static const struct spread *spread_losses(const struct tsp *tsp, uint32_t x, uint64_t size)
+{
+	const struct ovm_chain *chain = &tsp->chains.chains[x];
+	struct spread *spread = tsp->spread;
+	uint32_t n = chain->nodes.n;
+
+	if (spread->chain == x && spread->n_nodes == n && spread->size == size)
+		return spread;
+	if (spread->cap <= n) {
+		spread->cap = 2 * (n + 1);
+		free(spread->loss);
+		spread->loss = ovm_alloc_array(spread->cap, sizeof(*spread->loss));
+	}
+	spread->chain = x;
+	spread->n_nodes = n;
+	spread->size = size;
+	memset(spread->loss, 0, ((size_t)n + 1) * sizeof(*spread->loss));
+	for (uint32_t i = 0; i < chain->self.n; i++) {
+		uint32_t j = chain->self.v[i];
+
+		add_step(spread->loss, &tsp->chains.places[tsp->jumps[j].src],
+			 &tsp->chains.places[tsp->jumps[j].dst],
+			 moved_score(tsp, j, 0, 0) - moved_score(tsp, j, 0, size));
+	}
+	sum_steps(spread->loss, n);
+	return spread;
+}
+
+/* At most what @size bytes cost at a cut. Each further byte costs a jump as much as the one before
+ * or less. */
+static int64_t least_loss(const struct cuts *cuts, uint32_t cut, uint64_t size)
+{
+	int64_t loss = cuts->apart[cut];
+
+	if (size < (uint64_t)OVM_TUNE(TSP_APART))
+		loss = loss / OVM_TUNE(TSP_APART) * (int64_t)size;
+	return loss > cuts->broken[cut] ? loss : cuts->broken[cut];
+}
+
+/* --- the best merge of two chains -------------------------------------------------------- */
 
 /* Where X's halves and Y stand in the merged chain: bytes to add to a node's offset in its chain,
  * modulo 2^64. */
@@ -228,63 +297,84 @@ static int64_t placed_score(const struct ovm_chains *chains, const struct placin
 	return jump->count * jump_score(placed(at, src) + src->size, placed(at, dst), jump->cond);
 }
 
-/* How the scores of X's own jumps across the cut change. */
-static int64_t cut_score(const struct tsp *tsp, const struct placing *at,
-			 const struct cut_bound *bound)
-{
-	const struct ovm_chains *chains = &tsp->chains;
-	uint32_t n = chains->chains[at->x].self.n;
-	int64_t score = 0;
-
-	for (uint32_t i = 0; i < n; i++) {
-		const struct span *span = &bound->spans[i];
-		const struct jump *jump;
-		const struct ovm_place *src, *dst;
-
-		if (span->lo >= at->cut || span->hi < at->cut)
-			continue;
-		jump = &tsp->jumps[span->jump];
-		src = &chains->places[jump->src];
-		dst = &chains->places[jump->dst];
-		score += placed_score(chains, at, jump) -
-			 jump->count * jump_score(src->off + src->size, dst->off, jump->cond);
-	}
-	return score;
-}
-
-/* Score of the merged chain minus the scores of X and Y; some value <= @floor if it is not above.
- */
-static int64_t merge_score(const struct tsp *tsp, const struct ovm_chain_edge *edge, uint32_t x,
-			   uint32_t y, uint32_t cut, enum ovm_merge how, int64_t floor)
-{
-	struct placing at = place(&tsp->chains, x, y, cut, how);
-	const struct cut_bound *bound;
-	int64_t score = 0, most;
-
-	for (uint32_t i = 0; i < edge->jumps.n; i++)
-		score += placed_score(&tsp->chains, &at, &tsp->jumps[edge->jumps.v[i]]);
-	if (how == OVM_MERGE_X_Y)
-		return score;
-	bound = bound_cuts(tsp, x);
-	most = score + (how == OVM_MERGE_X1_Y_X2 ? -bound->broken[cut] : bound->gain[cut]);
-	return most <= floor ? most : score + cut_score(tsp, &at, bound);
-}
-
-/* --- the best merge of two chains -------------------------------------------------------- */
-
-struct attempt {
-	const struct tsp *tsp;
-	const struct ovm_chain_edge *edge;
-	uint32_t x, y;
-	struct ovm_gain best;
-};
-
 static bool has_entry(const struct tsp *tsp, uint32_t chain)
 {
 	return tsp->chains.chains[chain].nodes.v[0] == 0;
 }
 
-static void try_merge(struct attempt *try, uint32_t cut, enum ovm_merge how)
+static int64_t fall_gain(const struct jump *jump)
+{
+	int64_t fall = jump->cond ? OVM_TUNE(TSP_UNIT) : OVM_TUNE(TSP_FALL_UNCOND);
+
+	return (fall - max_jump_score()) * jump->count;
+}
+
+/* How good the jumps between X and Y can get at best. */
+struct reach {
+	int64_t near; /* all of them near */
+	int64_t into; /* and the best one into Y's head a fall-through */
+	int64_t out;  /* and the best one out of Y's tail */
+};
+
+static struct reach reach_of(const struct tsp *tsp, const struct ovm_chain_edge *edge, uint32_t y)
+{
+	const ovm_indices *nodes = &tsp->chains.chains[y].nodes;
+	uint32_t head = nodes->v[0], tail = nodes->v[nodes->n - 1];
+	struct reach reach = {0};
+
+	for (uint32_t i = 0; i < edge->jumps.n; i++) {
+		const struct jump *jump = &tsp->jumps[edge->jumps.v[i]];
+		int64_t gain = fall_gain(jump);
+
+		reach.near += max_jump_score() * jump->count;
+		if (jump->dst == head && gain > reach.into)
+			reach.into = gain;
+		if (jump->src == tail && gain > reach.out)
+			reach.out = gain;
+	}
+	return reach;
+}
+
+struct attempt {
+	const struct tsp *tsp;
+	const struct ovm_chain_edge *edge;
+	uint32_t x, y;
+	struct reach reach;
+	bool rough; /* `best` may be a little too good */
+	struct ovm_gain best;
+};
+
+static int64_t jumps_between(const struct attempt *try, uint32_t cut, enum ovm_merge how)
+{
+	const struct tsp *tsp = try->tsp;
+	const struct placing at = place(&tsp->chains, try->x, try->y, cut, how);
+	int64_t score = 0;
+
+	for (uint32_t i = 0; i < try->edge->jumps.n; i++)
+		score += placed_score(&tsp->chains, &at, &tsp->jumps[try->edge->jumps.v[i]]);
+	return score;
+}
+
+/* What happens inside X; if that is too bad for better ones between X and Y, which bring @most,
+ * perhaps only something near it. */
+static int64_t change_inside(const struct attempt *try, uint32_t cut, enum ovm_merge how,
+			     int64_t most)
+{
+	const struct tsp *tsp = try->tsp;
+	int64_t change;
+
+	if (how == OVM_MERGE_X_Y)
+		return 0;
+	if (how != OVM_MERGE_X1_Y_X2)
+		return cuts_of(tsp, try->x)->swap[cut];
+	change = -least_loss(cuts_of(tsp, try->x), cut, tsp->chains.chains[try->y].size);
+	if (try->rough || (double)(most + change) <= try->best.score)
+		return change;
+	return -spread_losses(tsp, try->x, tsp->chains.chains[try->y].size)->loss[cut];
+}
+
+/* @most: what the jumps between X and Y bring at most. */
+static void try_merge(struct attempt *try, uint32_t cut, enum ovm_merge how, int64_t most)
 {
 	bool x_first = how == OVM_MERGE_X_Y || how == OVM_MERGE_X1_Y_X2;
 	bool y_first = how == OVM_MERGE_Y_X2_X1;
@@ -292,9 +382,11 @@ static void try_merge(struct attempt *try, uint32_t cut, enum ovm_merge how)
 
 	if ((has_entry(try->tsp, try->x) && !x_first) || (has_entry(try->tsp, try->y) && !y_first))
 		return;
-	score =
-	    merge_score(try->tsp, try->edge, try->x, try->y, cut, how, (int64_t)try->best.score);
-	if (score > 0 && (double)score > try->best.score)
+	score = change_inside(try, cut, how, most);
+	if ((double)(score + most) <= try->best.score)
+		return;
+	score += jumps_between(try, cut, how);
+	if ((double)score > try->best.score)
 		try->best = (struct ovm_gain){(double)score, cut, how};
 }
 
@@ -305,7 +397,7 @@ enum { /* ways to put Y to X cut in two, as a bit set */
 };
 
 /* Cut X before position @cut. Forced pairs stay together. */
-static void try_cut(struct attempt *try, uint32_t cut, unsigned hows)
+static void try_cut(struct attempt *try, uint32_t cut, unsigned hows, int64_t most)
 {
 	const struct ovm_chain *chain = &try->tsp->chains.chains[try->x];
 
@@ -314,35 +406,30 @@ static void try_cut(struct attempt *try, uint32_t cut, unsigned hows)
 		return;
 	for (enum ovm_merge how = OVM_MERGE_X1_Y_X2; how <= OVM_MERGE_X2_X1_Y; how++)
 		if (hows & (1u << how))
-			try_merge(try, cut, how);
+			try_merge(try, cut, how, most);
 }
 
-/* Cuts that make a new fall-through between a part of X and Y; the first ones, if there are very
- * many (dispatch of an interpreter). */
+/* Cuts that make a new fall-through between a part of X and Y. */
 static void try_cuts_at_jumps(struct attempt *try)
 {
 	const struct tsp *tsp = try->tsp;
-	const ovm_indices *y = &tsp->chains.chains[try->y].nodes;
-	const struct node *head = &tsp->nodes[y->v[0]];
-	uint32_t tail = y->v[y->n - 1], max = (uint32_t)OVM_TUNE(TSP_MAX_TRIED), n = 0;
+	const struct reach *reach = &try->reach;
+	const ovm_indices *y = &tsp->chains.chains[try->y].nodes, *jumps = &try->edge->jumps;
+	uint32_t head = y->v[0], tail = y->v[y->n - 1];
 
-	for (uint32_t i = 0; i < head->n_in && n < max; i++) {
-		const struct ovm_place *src =
-		    &tsp->chains.places[tsp->jumps[tsp->in[head->first_in + i]].src];
+	for (uint32_t i = 0; reach->into && i < jumps->n; i++) {
+		const struct jump *jump = &tsp->jumps[jumps->v[i]];
 
-		if (src->chain != try->x)
-			continue;
-		try_cut(try, src->pos + 1, Y_BETWEEN | Y_BEHIND);
-		n++;
+		if (jump->dst == head)
+			try_cut(try, tsp->chains.places[jump->src].pos + 1, Y_BETWEEN | Y_BEHIND,
+				reach->near + fall_gain(jump) + reach->out);
 	}
-	n = 0;
-	for (uint32_t j = tsp->first_out[tail]; j < tsp->first_out[tail + 1] && n < max; j++) {
-		const struct ovm_place *dst = &tsp->chains.places[tsp->jumps[j].dst];
+	for (uint32_t i = 0; reach->out && i < jumps->n; i++) {
+		const struct jump *jump = &tsp->jumps[jumps->v[i]];
 
-		if (dst->chain != try->x)
-			continue;
-		try_cut(try, dst->pos, Y_BETWEEN | Y_BEFORE);
-		n++;
+		if (jump->src == tail)
+			try_cut(try, tsp->chains.places[jump->dst].pos, Y_BETWEEN | Y_BEFORE,
+				reach->near + fall_gain(jump) + reach->into);
 	}
 }
 
@@ -365,53 +452,77 @@ static bool may_merge(const struct ovm_chain *a, const struct ovm_chain *b)
 	return (da > db ? da / db : db / da) <= (double)OVM_TUNE(TSP_DENSITY_RATIO);
 }
 
+static bool may_cut_anywhere(const struct tsp *tsp, uint32_t x)
+{
+	uint32_t n = tsp->chains.chains[x].nodes.n;
+
+	return n > 1 && n <= (uint32_t)OVM_TUNE(TSP_MAX_SPLIT);
+}
+
+/* At least what swapping X's halves gains. */
+static int64_t best_swap(const struct tsp *tsp, uint32_t x)
+{
+	return has_entry(tsp, x) ? 0 : cuts_of(tsp, x)->best;
+}
+
+/* Anywhere else Y cannot fall through to or from X, but may come near. */
+static void try_other_cuts(struct attempt *try)
+{
+	const struct tsp *tsp = try->tsp;
+	const ovm_indices *x = &tsp->chains.chains[try->x].nodes;
+	const struct cuts *cuts = cuts_of(tsp, try->x);
+	uint64_t size = tsp->chains.chains[try->y].size;
+	int64_t near = try->reach.near;
+
+	for (uint32_t cut = 1; cut < x->n; cut++) {
+		int64_t between = -least_loss(cuts, cut, size), swap = cuts->swap[cut];
+
+		if ((double)(near + (between > swap ? between : swap)) > try->best.score &&
+		    !is_successor(tsp, x->v[cut - 1], x->v[cut]))
+			try_cut(try, cut, Y_BETWEEN | Y_BEFORE | Y_BEHIND, near);
+	}
+}
+
 static struct ovm_gain best_merge(const struct ovm_chains *chains, const void *user,
 				  const struct ovm_chain_edge *edge, uint32_t x, uint32_t y)
 {
-	const struct ovm_chain *chain = &chains->chains[x];
 	struct attempt try = {.tsp = user, .edge = edge, .x = x, .y = y};
 
-	if (!may_merge(chain, &chains->chains[y]))
+	if (!may_merge(&chains->chains[x], &chains->chains[y]))
 		return try.best;
-	try_merge(&try, 0, OVM_MERGE_X_Y);
+	try_merge(&try, 0, OVM_MERGE_X_Y, INT64_MAX);
+	if (chains->chains[x].nodes.n == 1)
+		return try.best;
+	try.reach = reach_of(user, edge, y);
 	try_cuts_at_jumps(&try);
-	if (chain->nodes.n > (uint32_t)OVM_TUNE(TSP_MAX_SPLIT))
-		return try.best;
-	for (uint32_t cut = 1; cut < chain->nodes.n; cut++)
-		if (!is_successor(try.tsp, chain->nodes.v[cut - 1], chain->nodes.v[cut]))
-			try_cut(&try, cut, Y_BETWEEN | Y_BEFORE | Y_BEHIND);
+	if (may_cut_anywhere(user, x) &&
+	    (double)(try.reach.near + best_swap(user, x)) > try.best.score)
+		try_other_cuts(&try);
 	return try.best;
 }
 
-/* --- a quick upper bound ----------------------------------------------------------------- */
-
-/* At least the score best_merge() would find: every jump between X and Y near, the best one into
- * Y's head and the best one out of its tail falling through, X cut at its best. Much cheaper, and
- * enough for most merges never to be tried. */
+/* At least the score best_merge() would find. Much cheaper, and enough for most merges never to be
+ * tried: with few jumps the same steps without exact losses, else all jumps between X and Y near,
+ * the best ones falling through, X cut at its best. */
 static double merge_bound(const struct ovm_chains *chains, const void *user,
 			  const struct ovm_chain_edge *edge, uint32_t x, uint32_t y)
 {
-	const struct tsp *tsp = user;
-	const struct ovm_chain *cx = &chains->chains[x], *cy = &chains->chains[y];
-	uint32_t head = cy->nodes.v[0], tail = cy->nodes.v[cy->nodes.n - 1];
-	int64_t near = 0, into = 0, out = 0, near_score = max_jump_score();
+	struct attempt try = {.tsp = user, .edge = edge, .x = x, .y = y, .rough = true};
+	const struct reach *reach = &try.reach;
+	int64_t most = 0;
 
-	if (!may_merge(cx, cy))
+	if (!may_merge(&chains->chains[x], &chains->chains[y]))
 		return 0;
-	for (uint32_t i = 0; i < edge->jumps.n; i++) {
-		const struct jump *jump = &tsp->jumps[edge->jumps.v[i]];
-		int64_t fall =
-		    ((jump->cond ? OVM_TUNE(TSP_UNIT) : OVM_TUNE(TSP_FALL_UNCOND)) - near_score) *
-		    jump->count;
-
-		near += near_score * jump->count;
-		if (jump->dst == head && fall > into)
-			into = fall;
-		if (jump->src == tail && fall > out)
-			out = fall;
-	}
-	return (double)(near + into + out +
-			(cx->nodes.n > 1 && !has_entry(tsp, x) ? bound_cuts(tsp, x)->best : 0));
+	try.reach = reach_of(user, edge, y);
+	if (edge->jumps.n > (uint32_t)OVM_TUNE(TSP_FEW_JUMPS))
+		return (double)(reach->near + reach->into + reach->out +
+				(chains->chains[x].nodes.n > 1 ? best_swap(user, x) : 0));
+	try_merge(&try, 0, OVM_MERGE_X_Y, INT64_MAX);
+	if (chains->chains[x].nodes.n > 1)
+		try_cuts_at_jumps(&try);
+	if (may_cut_anywhere(user, x))
+		most = reach->near + best_swap(user, x);
+	return (double)most > try.best.score ? (double)most : try.best.score;
 }
 
 /* --- steps ------------------------------------------------------------------------------- */
@@ -523,26 +634,21 @@ static void add_succs(struct tsp *tsp, const struct ovm_tsp_graph *graph)
 			continue;
 		tsp->succs[node->first_succ + node->n_succ++] = jump->dst;
 		tsp->nodes[jump->dst].n_preds++;
-		if (jump->count) {
+		if (jump->count)
 			tsp->first_out[jump->src + 1]++;
-			tsp->nodes[jump->dst].n_in++;
-		}
 	}
 }
 
 static void add_jumps(struct tsp *tsp, const struct ovm_tsp_graph *graph, unsigned shift)
 {
 	uint32_t *degree = ovm_alloc_array(graph->n, sizeof(*degree));
-	uint32_t *next = ovm_alloc_array(graph->n, sizeof(*next)), in = 0;
+	uint32_t *next = ovm_alloc_array(graph->n, sizeof(*next));
 
 	for (uint32_t i = 0; i < graph->n_jumps; i++)
 		degree[graph->jumps[i].src]++;
 	for (uint32_t i = 0; i < graph->n; i++) {
 		tsp->first_out[i + 1] += tsp->first_out[i];
 		next[i] = tsp->first_out[i];
-		tsp->nodes[i].first_in = in;
-		in += tsp->nodes[i].n_in;
-		tsp->nodes[i].n_in = 0;
 	}
 	for (uint32_t i = 0; i < graph->n_jumps; i++) {
 		const struct ovm_tsp_jump *from = &graph->jumps[i];
@@ -552,11 +658,6 @@ static void add_jumps(struct tsp *tsp, const struct ovm_tsp_graph *graph, unsign
 			tsp->jumps[next[from->src]++] =
 			    (struct jump){from->src, from->dst, (int64_t)scaled(from->count, shift),
 					  degrees[from->src] > 1};
-	}
-	for (uint32_t j = 0; j < tsp->first_out[graph->n]; j++) {
-		struct node *dst = &tsp->nodes[tsp->jumps[j].dst];
-
-		tsp->in[dst->first_in + dst->n_in++] = j;
 	}
 	free(next);
 	free(degree);
@@ -583,7 +684,6 @@ static void make_chains(struct tsp *tsp, const struct ovm_tsp_graph *graph, unsi
 	}
 	ovm_chains_init(&tsp->chains, graph->n, graph->sizes, counts);
 	ovm_chains_connect(&tsp->chains, tsp->first_out, dst);
-	tsp->chains.max_eager = (uint32_t)OVM_TUNE(TSP_EAGER_EDGES);
 	free(dst);
 	free(counts);
 }
@@ -597,8 +697,8 @@ static void tsp_init(struct tsp *tsp, const struct ovm_tsp_graph *graph)
 	tsp->first_out = ovm_alloc_array((size_t)graph->n + 1, sizeof(*tsp->first_out));
 	tsp->jumps = ovm_alloc_array(n_jumps, sizeof(*tsp->jumps));
 	tsp->succs = ovm_alloc_array(n_jumps, sizeof(*tsp->succs));
-	tsp->in = ovm_alloc_array(n_jumps, sizeof(*tsp->in));
-	tsp->cut_bounds = ovm_alloc_array(graph->n, sizeof(*tsp->cut_bounds));
+	tsp->cuts = ovm_alloc_array(graph->n, sizeof(*tsp->cuts));
+	tsp->spread = ovm_alloc(sizeof(*tsp->spread));
 	for (uint32_t i = 0; i < graph->n; i++)
 		tsp->nodes[i].forced_succ = tsp->nodes[i].forced_pred = OVM_NONE;
 	add_succs(tsp, graph);
@@ -615,13 +715,11 @@ static void tsp_fini(struct tsp *tsp)
 	free(tsp->first_out);
 	free(tsp->jumps);
 	free(tsp->succs);
-	free(tsp->in);
-	for (uint32_t i = 0; i < n; i++) {
-		free(tsp->cut_bounds[i].gain);
-		free(tsp->cut_bounds[i].broken);
-		free(tsp->cut_bounds[i].spans);
-	}
-	free(tsp->cut_bounds);
+	for (uint32_t i = 0; i < n; i++)
+		free(tsp->cuts[i].swap);
+	free(tsp->cuts);
+	free(tsp->spread->loss);
+	free(tsp->spread);
 }
 
 void ovm_exttsp_order(const struct ovm_tsp_graph *graph, uint32_t *order)

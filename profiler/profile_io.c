@@ -169,19 +169,18 @@ static int write_all(int fd, const char *bytes, size_t len)
 static int pack(struct packer *packer, const char *bytes, size_t len, ZSTD_EndDirective end)
 {
 	ZSTD_inBuffer in = {bytes, len, 0};
-	for (size_t left = 1; left;) {
+	for (;;) {
 		ZSTD_outBuffer out = {packer->out, sizeof(packer->out), 0};
-		left = ZSTD_compressStream2(packer->zstd, &out, &in, end);
+		size_t left = ZSTD_compressStream2(packer->zstd, &out, &in, end);
 		if (ZSTD_isError(left)) {
 			errno = EIO;
 			return -1;
 		}
 		if (write_all(packer->fd, packer->out, out.pos))
 			return -1;
-		if (end == ZSTD_e_continue && in.pos == in.size)
-			break;
+		if (end == ZSTD_e_continue ? in.pos == in.size : !left)
+			return 0;
 	}
-	return 0;
 }
 
 static ssize_t packer_write(void *cookie, const char *bytes, size_t len)

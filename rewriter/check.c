@@ -35,17 +35,15 @@
 #include <string.h>
 
 enum {
-	BUCKET = 64,	/* overlay bytes that share one index word */
-	MAX_CHAIN = 40, /* direct jumps and nops skipped in the original */
-	MAX_SKIP = 200, /* and in the overlay */
+	BUCKET = 64,	 /* overlay bytes that share one index word */
+	MAX_CHAIN = 256, /* direct jumps and nops skipped in the original */
+	MAX_SKIP = 200,	 /* and in the overlay */
 	INSN_MAX = 15,
 };
 
 bool ovm_check_no(struct ovm_check *check, ovm_va old, uint32_t off, const char *fmt, ...)
 {
 	va_list ap;
-	if (check->result->reason[0])
-		return false;
 	check->result->bad_old = old;
 	check->result->bad_off = off;
 	va_start(ap, fmt);
@@ -200,8 +198,9 @@ static bool overlay_off(const struct ovm_check *check, uint64_t va, uint32_t *of
 
 static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 {
-	struct chain due = {.n = 0};
+	struct chain due;
 	struct ovm_check_insn insn;
+	due.n = 0; /* nothing else is worth clearing */
 	for (unsigned i = 0; i < MAX_SKIP; i++) {
 		const struct ovm_map_entry *entry = entry_at(check, off);
 		bool copy = entry && is_copy(entry);
@@ -297,7 +296,7 @@ static bool is_got_call(struct ovm_check *check, const struct pair *pair)
 	struct ovm_check_insn jump;
 	size_t avail;
 	if (old->kind != OVM_INSN_CALL || new->kind != OVM_INSN_CALL_IND || !new->is_rip ||
-	    new->len != 6 || pair->b[0] != 0xff || pair->b[1] != 0x15)
+	    new->len != 6) /* ff 15 disp32: no room for a prefix */
 		return false;
 	uint64_t stub = old->target;
 	const uint8_t *p = ovm_check_old_code(check, stub, &avail);
@@ -373,15 +372,18 @@ static bool flags_are_right(struct ovm_check *check, const struct pair *pair)
 static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 {
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
-	if (is_got_call(check, pair) || is_counted_call(check, pair))
-		return falls_well(check, pair, end_of(pair)) ||
-		       fails(check, pair, "continues elsewhere");
+	if (is_got_call(check, pair) || is_counted_call(check, pair)) {
+		if (!falls_well(check, pair, end_of(pair)))
+			return fails(check, pair, "continues elsewhere");
+		return true;
+	}
 	if (old->kind != new->kind)
 		return fails(check, pair, "another kind of instruction");
 	switch ((enum ovm_insn_kind)old->kind) {
 	case OVM_INSN_JMP:
-		return goes_to(check, new->target, old->target) ||
-		       fails(check, pair, "a jump goes elsewhere");
+		if (!goes_to(check, new->target, old->target))
+			return fails(check, pair, "a jump goes elsewhere");
+		return true;
 	case OVM_INSN_JCC:
 	case OVM_INSN_JCXZ:
 		return cond_is_same(check, pair);
@@ -398,7 +400,9 @@ static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 		    old->kind == OVM_INSN_TRAP)
 			return true;
 	}
-	return falls_well(check, pair, end_of(pair)) || fails(check, pair, "continues elsewhere");
+	if (!falls_well(check, pair, end_of(pair)))
+		return fails(check, pair, "continues elsewhere");
+	return true;
 }
 
 static bool check_copy(struct ovm_check *check, const struct ovm_map_entry *entry)
@@ -428,16 +432,19 @@ static bool check_added(struct ovm_check *check, const struct ovm_map_entry *ent
 	if (!(entry->flags & OVM_MAP_PAD)) {
 		if (insn.kind != OVM_INSN_JMP || insn.len != entry->new_len)
 			return ovm_check_no(check, entry->old, off, "what was added is no jump");
-		return goes_to(check, insn.target, entry->old.v) ||
-		       ovm_check_no(check, entry->old, off, "a jump that was added goes elsewhere");
+		if (!goes_to(check, insn.target, entry->old.v))
+			return ovm_check_no(check, entry->old, off,
+					    "a jump that was added goes elsewhere");
+		return true;
 	}
 	for (; off < end; off += insn.len)
 		if (!decode_new(check, off, &insn) || insn.kind != OVM_INSN_NOP ||
 		    insn.len > end - off)
 			return ovm_check_no(check, entry->old, off,
 					    "padding that is run through is no nop");
-	return ovm_check_arrives(check, end, entry->old.v) ||
-	       ovm_check_no(check, entry->old, off, "padding leads elsewhere");
+	if (!ovm_check_arrives(check, end, entry->old.v))
+		return ovm_check_no(check, entry->old, off, "padding leads elsewhere");
+	return true;
 }
 
 static bool check_map(struct ovm_check *check)

@@ -53,7 +53,7 @@ struct ovm_check { /* one run of the checker */
 	const struct ovm_segment *segment; /* of the last original address */
 };
 
-/* Record the first failure. Always returns false. */
+/* Record a failure: callers stop at the first. Always returns false. */
 bool ovm_check_no(struct ovm_check *check, ovm_va old, uint32_t off, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 

@@ -8,6 +8,7 @@
  *     4711-88123.lock     locked by the optvm that is at work on the process
  */
 #include "runtime/genfile.h"
+#include "runtime/statedir.h"
 
 #include <jansson.h>
 
@@ -37,8 +38,8 @@ struct ovm_state {
 	bool is_done;		  /* false: a switch to what is_wanted says was begun */
 	OVM_VEC(struct ovm_state_generation) v; /* in order of loading */
 	pid_t busy;				/* of a list: an optvm at work on it now, 0 none */
-	int dir_fd, lock_fd;			/* private to state.c */
-	uid_t owner;
+	struct ovm_statedir dir;		/* private to state.c */
+	int lock_fd;
 };
 
 /* The state of process @pid, locked until it is closed. @by: "run" or "attach": made if there is

@@ -24,13 +24,19 @@ cat >target.c <<'END'
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 static char stack[65536];
-static int child(void *arg) { pause(); return arg != NULL; }
+static int child(void *arg)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* or it would outlive the test */
+	pause();
+	return arg != NULL;
+}
 static void *thread(void *arg) { pause(); return arg; }
 int main(int argc, char **argv)
 {

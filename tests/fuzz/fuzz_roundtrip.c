@@ -4,7 +4,8 @@
  * and the checker must survive that.
  *
  *   +0  flags: 1 counters, 2 position-independent, 4 hostile profile, 8 stack rows, 16 drop cold
- *   +1  bytes of code / 8       +2  where it is cut in two functions / 4, 0: one function
+ *   +1  bytes of code / 8, at most 30 (the checker follows 256 nops)
+ *   +2  where it is cut in two functions / 4, 0: one function
  *   +3  code, then read-only data (jump tables), of whose last 16 bytes the changes are made
  */
 #include "analyzer/image_private.h"
@@ -19,7 +20,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
 enum { COUNTING = 1, DYN = 2, PROFILE = 4, ROWS = 8, DROP_COLD = 16 };
-enum { HEAD = 3, HDR = 0x400, EH = 0x500, TEXT = 0x1000, MAX = 0x1000 };
+enum { HEAD = 3, HDR = 0x400, EH = 0x500, TEXT = 0x1000, MAX = 0x1000, MAX_CODE = 31 };
 #define BASE (MINI_VA + 0x100000)
 #define COUNTERS (BASE + 0x100000)
 
@@ -129,7 +130,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 	if (len <= HEAD || len > MAX)
 		return 0;
 	struct input in = {.flags = bytes[0], .v = bytes + HEAD, .len = len - HEAD};
-	in.code = bytes[1] * (size_t)8 < in.len && bytes[1] ? bytes[1] * (size_t)8 : in.len;
+	in.code = bytes[1] % MAX_CODE * (size_t)8;
+	if (!in.code || in.code > in.len)
+		in.code = in.len < MAX_CODE * 8 ? in.len : MAX_CODE * 8;
 	in.cut = bytes[2] * (size_t)4 < in.code ? bytes[2] * (size_t)4 : 0;
 	mini_init(&mini, in.flags & DYN);
 	put_functions(&mini, &in);

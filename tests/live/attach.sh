@@ -173,6 +173,11 @@ wait $! || true
 kill -TERM $second
 wait $second || fail "two tools at once"
 [ "$(cat out2.txt)" = "0 0" ] || fail "two tools at once: $(cat out2.txt)"
+"$tool" record --ptrace -q -o traced.prof -p "$pid" --duration 1.5 & tracer=$!
+sleep 0.7
+"$tool" attach "$pid" 2>e; [ $? = 5 ] || fail "traced by another: $(cat e)"
+grep -q "traced by process" e || fail "traced by another: $(cat e)"
+wait $tracer
 # interrupted
 for sig in INT TERM; do
 	env --default-signal=INT "$tool" attach --duration 100 "$pid" 2>e & at=$! # jobs of scripts ignore SIGINT
@@ -248,9 +253,24 @@ child=$(cat child)
 "$tool" detach "$pid" || fail "detach of the parent"
 ./sametext "$pid" || fail "text of the parent"
 [ "$(state)" = original ] || fail "state of the parent: $(state)"
-"$tool" status "$child" | grep -q "state *optimized" || fail "state of the child"
+"$tool" status "$child" | grep -q "state *optimized" || fail "state of the child: $("$tool" status "$child" 2>&1)"
 kill -TERM "$child" $pid
 wait $pid || fail "the parent or its child computed something else"
+
+# --- the program's file is replaced; the process is stopped by job control
+cp prog upgraded
+./upgraded >out.txt & pid=$!
+sleep 0.1
+attach || fail "attach before the file is replaced"
+cp prog new && mv new upgraded
+attach 2>/dev/null; [ $? = 1 ] || fail "attach after the file was replaced"
+./sametext "$pid" >diff.txt && fail "the failed attach reverted"
+kill -STOP $pid
+"$tool" detach "$pid" || fail "detach after the file was replaced"
+grep -q '^State:	T' "/proc/$pid/status" || fail "detach let a stopped process go on"
+kill -CONT $pid
+"$tool" status "$pid" | grep -q 'state *original' || fail "status after the file was replaced"
+finish "replaced file"
 
 # --- exec: nothing of it is left
 cat >exec.c <<'EOP'

@@ -183,6 +183,22 @@ static void test_glued(void **state)
 	assert_int_equal(insn.disp_off, 5);
 	assert_int_equal(insn.target.v, VA + 9 + 1);
 	assert_int_equal(insn.uses & (BIT(RAX) | BIT(RCX)), BIT(RAX) | BIT(RCX));
+	static const uint8_t bad[][6] = {{0xf0, 0x01, 0xc0},	    /* lock add: of a register, */
+					 {0xf0, 0x05, 1, 2, 3, 4},  /* also without ModRM */
+					 {0xf0, 0x39, 0x07},	    /* cmp, */
+					 {0xf0, 0x83, 0x3f, 0x01},  /* in both forms */
+					 {0xf0, 0x89, 0x07},	    /* mov */
+					 {0xf0, 0x0f, 0xba, 0x27}}; /* bt */
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_int_equal(ovm_decode_one(dec, bad[i], sizeof(bad[i]), ovm_va_of(VA), &insn),
+				 0);
+	DECODE(0xf0, 0x01, 0x07);	      /* add */
+	DECODE(0xf0, 0x83, 0x07, 0x01);	      /* its short form */
+	DECODE(0xf0, 0xf7, 0x17);	      /* not */
+	DECODE(0xf0, 0xff, 0x0f);	      /* dec */
+	DECODE(0xf0, 0x0f, 0xba, 0x2f, 0x01); /* bts */
+	DECODE(0xf0, 0x48, 0x0f, 0xc7, 0x0f); /* cmpxchg16b */
+	DECODE(0xf2, 0xf0, 0x87, 0x07);	      /* xacquire xchg */
 }
 
 static void test_limits(void **state)

@@ -27,6 +27,7 @@ enum call {
 	CSTREAM,
 	COMPRESS,
 	DSTREAM,
+	DECOMPRESS,
 	N_CALLS,
 };
 
@@ -104,15 +105,30 @@ ZSTD_CStream *ZSTD_createCStream(void)
 	return fails(CSTREAM) ? NULL : NEXT(ZSTD_createCStream)();
 }
 
-size_t ZSTD_compressStream2(ZSTD_CCtx *ctx, ZSTD_outBuffer *out, ZSTD_inBuffer *in,
+size_t ZSTD_compressStream2(ZSTD_CCtx *stream, ZSTD_outBuffer *out, ZSTD_inBuffer *in,
 			    ZSTD_EndDirective end)
 {
-	return fails(COMPRESS) ? (size_t)-1 : NEXT(ZSTD_compressStream2)(ctx, out, in, end);
+	if (fails(COMPRESS))
+		return (size_t)-1;
+	ZSTD_inBuffer part = *in;
+	if (end == ZSTD_e_continue)
+		part.size = in->pos + most(COMPRESS, in->size - in->pos);
+	size_t left = NEXT(ZSTD_compressStream2)(stream, out, &part, end);
+	in->pos = part.pos;
+	return left;
 }
 
 ZSTD_DStream *ZSTD_createDStream(void)
 {
 	return fails(DSTREAM) ? NULL : NEXT(ZSTD_createDStream)();
+}
+
+size_t ZSTD_decompressStream(ZSTD_DStream *stream, ZSTD_outBuffer *out, ZSTD_inBuffer *in)
+{
+	if (!fails(DECOMPRESS))
+		return NEXT(ZSTD_decompressStream)(stream, out, in);
+	out->pos = (size_t)5 << 30; /* so much text has come */
+	return 1;
 }
 
 /* --- fixture
@@ -200,6 +216,7 @@ static void test_part_by_part(void **state)
 		}
 	}
 	reset();
+	plan[COMPRESS].most = 1000;
 	assert_int_equal(ovm_profile_save(&ctx, large, packed), 0);
 	assert_loads(packed, large);
 }
@@ -279,6 +296,40 @@ static void test_fault_points(void **state)
 #endif
 }
 
+static void test_damage(void **state)
+{
+	(void)state;
+	struct ovm_profile *got = NULL;
+	reset();
+	assert_int_equal(ovm_profile_save(&ctx, large, packed), 0);
+	FILE *file;
+	for (long at = 6; at < 10000; at += 4994) { /* the head of a block, and text */
+		file = fopen(packed, "r+");
+		assert_non_null(file);
+		assert_int_equal(fseek(file, at, SEEK_SET), 0);
+		fputs("\xff\xff\xff\xff\xff\xff\xff", file);
+		fclose(file);
+		assert_int_equal(ovm_profile_load(&ctx, packed, &got), OVM_E_FORMAT);
+		assert_int_equal(!strstr(ctx.msg, "zstd"), at > 6);
+		assert_int_equal(ovm_profile_save(&ctx, large, packed), 0);
+	}
+	file = fopen(plain, "w");
+	assert_non_null(file);
+	fputs("optvm-profile 1\nnonsense 5\n", file);
+	fclose(file);
+	assert_int_equal(ovm_profile_load(&ctx, plain, &got), OVM_E_FORMAT);
+	assert_null(got);
+	fail_at(DECOMPRESS, 1, 0);
+	assert_int_equal(ovm_profile_load(&ctx, packed, &got), OVM_E_FORMAT);
+	assert_non_null(strstr(ctx.msg, "4 GiB"));
+	fail_at(FSYNC, 1, EIO); /* the first failure is the one that is told */
+	plan[CLOSE].nth = 1;
+	plan[CLOSE].errnum = ENOSPC;
+	assert_int_equal(ovm_profile_save(&ctx, small, packed), OVM_E_IO);
+	assert_non_null(strstr(ctx.msg, strerror(EIO)));
+	reset();
+}
+
 static void test_names(void **state)
 {
 	(void)state;
@@ -305,7 +356,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_part_by_part),  cmocka_unit_test(test_reading_fails),
 	    cmocka_unit_test(test_writing_fails), cmocka_unit_test(test_names),
-	    cmocka_unit_test(test_fault_points),
+	    cmocka_unit_test(test_damage),	  cmocka_unit_test(test_fault_points),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }

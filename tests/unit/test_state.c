@@ -222,7 +222,7 @@ static void damaged(void **state)
 static void wrong_members(void **state)
 {
 	struct ovm_ctx ctx;
-	struct ovm_state *s, again = {0};
+	struct ovm_state *s;
 	struct sample sample;
 	(void)state;
 	ovm_ctx_init(&ctx);
@@ -235,14 +235,13 @@ static void wrong_members(void **state)
 	void *next;
 	json_object_foreach_safe(json, next, key, value)
 	{
-		again = (struct ovm_state){
-		    .pid = s->pid, .start = s->start, .dir_fd = -1, .lock_fd = -1};
-		struct ovm_state *heap = ovm_alloc(sizeof(*heap));
-		*heap = again;
+		struct ovm_state *again = ovm_alloc(sizeof(*again));
+		*again = (struct ovm_state){
+		    .pid = s->pid, .start = s->start, .dir = {.fd = -1}, .lock_fd = -1};
 		json_t *copy = json_deep_copy(json);
 		json_object_set_new(copy, key, json_null());
-		assert_false(ovm_state_from_json(copy, heap));
-		ovm_state_close(heap);
+		assert_false(ovm_state_from_json(copy, again));
+		ovm_state_close(again);
 		json_decref(copy);
 	}
 	json_decref(json);

@@ -347,7 +347,7 @@ static void test_no_counters(void **state)
 			 OVM_E_INTERNAL);
 	check(&s.f, ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
 	struct ovm_countmem closed = s.counters;
-	closed.fd = 9999; /* no such descriptor */
+	snprintf(closed.path, sizeof(closed.path), "/proc/%d/fd/9999", (int)getpid()); /* none */
 	snprintf(closed.path, sizeof(closed.path), "/proc/%d/fd/9999", (int)getpid());
 	double begin_ms = ovm_now_ms();
 	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, &closed, &idx),
