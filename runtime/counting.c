@@ -413,48 +413,87 @@ static int by_va(const void *a, const void *b)
 	return (x->v > y->v) - (x->v < y->v);
 }
 
-/* Region starts of @module that some generation counts. */
-static ovm_va *counted_in(const struct ovm_counting *c, const struct ovm_live_module *module,
-			  uint32_t *n)
-{
-	ovm_va *list = ovm_alloc_array(c->counted.v.n, sizeof(*list));
-	*n = 0;
-	for (uint32_t i = 0; i < c->counted.v.n; i++)
-		if (c->counted.v.v[i].module.v == module->lo.v)
-			list[(*n)++] = c->counted.v.v[i].lo;
-	qsort(list, *n, sizeof(*list), by_va);
-	return list;
-}
+struct solved { /* one module of a generation */
+	const struct ovm_built_module *built;
+	const uint64_t *counters;
+	uint64_t *counts; /* by arc */
+};
+typedef OVM_VEC(struct solved) solved_modules;
 
-static void add_module(const struct ovm_counting *c, const struct ovm_built_module *m,
-		       const uint64_t *counters, struct ovm_prof_module *into)
-{
-	uint32_t n_counted;
-	ovm_va *counted = counted_in(c, m->module, &n_counted);
-	uint64_t *counts = ovm_alloc_array(m->arcs.n, sizeof(*counts));
-	uint64_t clipped = ovm_arcs_solve(&m->arcs, m->n_nodes, counters, counts);
-	ovm_log(OVM_LOG_INFO, "%s: %u arcs, %u counters, %llu counts clipped", m->module->path,
-		m->arcs.n, m->overlay.n_counters, (unsigned long long)clipped);
-	ovm_arcs_to_profile(&m->arcs, counts, into);
-	ovm_callcount_to_profile(&m->calls, &m->arcs, counts, counted, n_counted, into);
-	free(counted);
-	free(counts);
-}
-
-void ovm_counting_profile(const struct ovm_counting *c, struct ovm_profile *into)
+static void solve_all(const struct ovm_counting *c, solved_modules *out)
 {
 	for (uint32_t g = 0; g < c->gens.n; g++) {
 		const struct ovm_generation *gen = &c->set->v.v[c->gens.v[g].gen];
 		for (uint32_t m = 0; m < gen->built.modules.n; m++) {
-			const struct ovm_built_module *built = &gen->built.modules.v[m];
-			const uint64_t *counters = ovm_generation_counters(gen, m);
-			struct ovm_prof_module *module = ovm_profile_at(into, built->module->path);
-			if (!counters || !module)
+			struct solved s = {&gen->built.modules.v[m],
+					   ovm_generation_counters(gen, m), NULL};
+			if (!s.counters)
 				continue;
-			add_module(c, built, counters, module);
-			ovm_values_to_profile(built, counters, c->set->map, &c->counted, into);
+			s.counts = ovm_alloc_array(s.built->arcs.n, sizeof(*s.counts));
+			uint64_t clipped =
+			    ovm_arcs_solve(&s.built->arcs, s.built->n_nodes, s.counters, s.counts);
+			ovm_log(OVM_LOG_INFO, "%s: %u arcs, %u counters, %llu counts clipped",
+				s.built->module->path, s.built->arcs.n, s.built->overlay.n_counters,
+				(unsigned long long)clipped);
+			ovm_vec_push(out, s);
 		}
 	}
+}
+
+/* Regions that were seen to be entered. Of others (no counter could stand there, or nobody came)
+ * the calls of them tell. */
+static void find_entered(const solved_modules *modules, struct ovm_counted *out)
+{
+	for (uint32_t k = 0; k < modules->n; k++) {
+		const struct solved *s = &modules->v[k];
+		for (uint32_t i = 0; i < s->built->arcs.n; i++)
+			if (!s->built->arcs.v[i].from.v && s->counts[i])
+				ovm_vec_push(&out->v,
+					     ((struct ovm_counted_region){s->built->module->lo,
+									  s->built->arcs.v[i].to}));
+	}
+}
+
+/* Their starts in @module. */
+static ovm_va *entered_in(const struct ovm_counted *entered, const struct ovm_live_module *module,
+			  uint32_t *n)
+{
+	ovm_va *list = ovm_alloc_array(entered->v.n, sizeof(*list));
+	*n = 0;
+	for (uint32_t i = 0; i < entered->v.n; i++)
+		if (entered->v.v[i].module.v == module->lo.v)
+			list[(*n)++] = entered->v.v[i].lo;
+	qsort(list, *n, sizeof(*list), by_va);
+	return list;
+}
+
+static void add_module(const struct solved *s, const struct ovm_counted *entered,
+		       struct ovm_prof_module *into)
+{
+	uint32_t n;
+	ovm_va *list = entered_in(entered, s->built->module, &n);
+	ovm_arcs_to_profile(&s->built->arcs, s->counts, into);
+	ovm_callcount_to_profile(&s->built->calls, &s->built->arcs, s->counts, list, n, into);
+	free(list);
+}
+
+void ovm_counting_profile(const struct ovm_counting *c, struct ovm_profile *into)
+{
+	solved_modules modules = {0};
+	struct ovm_counted entered = {0};
+	solve_all(c, &modules);
+	find_entered(&modules, &entered);
+	for (uint32_t i = 0; i < modules.n; i++) {
+		const struct solved *s = &modules.v[i];
+		struct ovm_prof_module *module = ovm_profile_at(into, s->built->module->path);
+		if (module) {
+			add_module(s, &entered, module);
+			ovm_values_to_profile(s->built, s->counters, c->set->map, &entered, into);
+		}
+		free(s->counts);
+	}
+	ovm_vec_free(&modules);
+	ovm_vec_free(&entered.v);
 	ovm_profile_normalize(into);
 }
 

@@ -198,6 +198,7 @@ static void take_over(struct ovm_state *s, struct ovm_state *parent)
 			return;
 	}
 	struct ovm_state copy = *parent;
+	copy.dir = s->dir;
 	copy.pid = s->pid;
 	copy.start = s->start;
 	if (write_document(&own, &copy))
