@@ -76,7 +76,9 @@ attempt() {
 		rewrite) : >stop; ./output single >out2; [ "$(cat out2)" = "ok single" ] || fail "half an output: $line" ;;
 		*) "$tool" report output >/dev/null 2>err2 || fail "half an output: $line: $(cat err2)" ;;
 		esac
-		[ $status = 0 ] || [ $status = 3 ] || [ "$call" = fflush ] || fail "an output in spite of status $status: $line"
+		# (run: the profile is whole, then there was no memory for the report)
+		[ $status = 0 ] || [ $status = 3 ] || [ "$call" = fflush ] || { is_wrapper "$cmd" && [ $status = 70 ]; } ||
+			fail "an output in spite of status $status: $line"
 	elif [ $status = 0 ] && [ "$cmd" != report ]; then
 		fail "status 0 but no output: $line"
 	fi
