@@ -11,8 +11,8 @@
  * A run stays among chains about as hot as its own, so that no cold code comes between hot. As in
  * exttsp_merge.c, how far jumps between other blocks go does not depend on which of the places
  * between their ends the run has, so one pass over the jumps gives their losses for all places. The
- * gain is small (0.01 % of the score on measured profiles, 0.3 % on random graphs), so the time is
- * bounded; big graphs have only their first chains improved, which are the hottest.
+ * gain is small (below 0.01 % of the score on measured profiles, 0.2 % on random graphs), so the
+ * time is bounded; big graphs have only their first chains improved, which are the hottest.
  */
 #include "analyzer/exttsp_private.h"
 

@@ -1,4 +1,5 @@
-// Makes random control-flow graphs and asks LLVM for its Ext-TSP order of each; prints them with LLVM's order.
+// Makes random control-flow graphs, or with `-` reads graphs (without orders) from standard input, and asks LLVM for
+// its Ext-TSP order of each; prints them with LLVM's order.
 // Not part of the build. See README.md for the command.
 #include "llvm/Transforms/Utils/CodeLayout.h"
 
@@ -82,8 +83,32 @@ static void print(const Graph &graph)
 		printf("%llu%c", (unsigned long long)order[i], i + 1 < order.size() ? ' ' : '\n');
 }
 
+static bool read(Graph &graph)
+{
+	unsigned n, n_edges;
+	unsigned long long a, b, c;
+
+	graph = {};
+	if (scanf(" graph %u %u", &n, &n_edges) != 2)
+		return false;
+	for (unsigned i = 0; i < n && scanf("%llu %llu", &a, &b) == 2; i++) {
+		graph.sizes.push_back(a);
+		graph.counts.push_back(b);
+	}
+	for (unsigned i = 0; i < n_edges && scanf("%llu %llu %llu", &a, &b, &c) == 3; i++)
+		graph.edges.push_back({a, b, c});
+	return graph.sizes.size() == n && graph.edges.size() == n_edges;
+}
+
 int main(int argc, char **argv)
 {
+	Graph graph;
+
+	if (argc > 1 && argv[1][0] == '-') {
+		while (read(graph))
+			print(graph);
+		return 0;
+	}
 	std::mt19937_64 random(argc > 1 ? strtoull(argv[1], nullptr, 10) : 1);
 	unsigned n_graphs = argc > 2 ? atoi(argv[2]) : 40, max = argc > 3 ? atoi(argv[3]) : 60;
 

