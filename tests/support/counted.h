@@ -14,8 +14,9 @@
 
 extern const char __ehdr_start[];
 
-/* The heap begins at random within 32 MiB behind the program. */
-enum { COUNTED_ROOM = 1 << 24, COUNTED_AWAY = 1 << 28 };
+/* The heap begins at random within 1 GiB behind the program (Linux 6.9: arch_randomize_brk(); 32 MiB
+ * before). */
+enum { COUNTED_ROOM = 1 << 24, COUNTED_AWAY = (1 << 30) + (1 << 28) };
 
 struct counted {
 	struct self self;
