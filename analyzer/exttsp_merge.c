@@ -48,6 +48,28 @@ static int64_t moved_score(const struct ovm_tsp *tsp, uint32_t j, uint64_t first
 	       jump->count;
 }
 
+/* Cuts worth trying though they let no jump fall through. Forced pairs stay together. */
+static void find_open(const struct ovm_tsp *tsp, const ovm_indices *nodes,
+		      struct ovm_tsp_cuts *cuts)
+{
+	cuts->n_open = 0;
+	cuts->open_swap = INT64_MIN / 2;
+	cuts->open_apart = INT64_MAX / 2;
+	for (uint32_t cut = 1; nodes->n <= (uint32_t)OVM_TUNE(TSP_MAX_SPLIT) && cut < nodes->n;
+	     cut++) {
+		uint32_t before = nodes->v[cut - 1];
+
+		if (tsp->nodes[before].forced_succ != OVM_NONE ||
+		    ovm_tsp_is_successor(tsp, before, nodes->v[cut]))
+			continue;
+		cuts->open[cuts->n_open++] = cut;
+		if (cuts->swap[cut] > cuts->open_swap)
+			cuts->open_swap = cuts->swap[cut];
+		if (cuts->apart[cut] < cuts->open_apart)
+			cuts->open_apart = cuts->apart[cut];
+	}
+}
+
 static const struct ovm_tsp_cuts *cuts_of(const struct ovm_tsp *tsp, uint32_t x)
 {
 	const struct ovm_chain *chain = &tsp->chains.chains[x];
@@ -57,9 +79,10 @@ static const struct ovm_tsp_cuts *cuts_of(const struct ovm_tsp *tsp, uint32_t x)
 	if (cuts->n_nodes == n)
 		return cuts;
 	free(cuts->swap);
-	cuts->swap = ovm_alloc_array(3 * ((size_t)n + 1), sizeof(*cuts->swap));
+	cuts->swap = ovm_alloc_array(4 * ((size_t)n + 1), sizeof(*cuts->swap));
 	cuts->broken = cuts->swap + n + 1;
 	cuts->apart = cuts->broken + n + 1;
+	cuts->open = (uint32_t *)(cuts->apart + n + 1);
 	cuts->best = 0;
 	cuts->n_nodes = n;
 	for (uint32_t i = 0; i < chain->self.n; i++) {
@@ -79,6 +102,7 @@ static const struct ovm_tsp_cuts *cuts_of(const struct ovm_tsp *tsp, uint32_t x)
 	sum_steps(cuts->apart, n);
 	for (uint32_t cut = 1; cut < n; cut++)
 		cuts->best = cuts->swap[cut] > cuts->best ? cuts->swap[cut] : cuts->best;
+	find_open(tsp, &chain->nodes, cuts);
 	return cuts;
 }
 
@@ -102,10 +126,12 @@ static const struct ovm_tsp_spread *spread_losses(const struct ovm_tsp *tsp, uin
 	memset(spread->loss, 0, ((size_t)n + 1) * sizeof(*spread->loss));
 	for (uint32_t i = 0; i < chain->self.n; i++) {
 		uint32_t j = chain->self.v[i];
+		int64_t now = moved_score(tsp, j, 0, 0);
 
-		add_step(spread->loss, &tsp->chains.places[tsp->jumps[j].src],
-			 &tsp->chains.places[tsp->jumps[j].dst],
-			 moved_score(tsp, j, 0, 0) - moved_score(tsp, j, 0, size));
+		if (now) /* else it is too far already */
+			add_step(spread->loss, &tsp->chains.places[tsp->jumps[j].src],
+				 &tsp->chains.places[tsp->jumps[j].dst],
+				 now - moved_score(tsp, j, 0, size));
 	}
 	sum_steps(spread->loss, n);
 	return spread;
@@ -113,12 +139,16 @@ static const struct ovm_tsp_spread *spread_losses(const struct ovm_tsp *tsp, uin
 
 /* At most what @size bytes cost at a cut. Each further byte costs a jump as much as the one before
  * or less. */
+static int64_t scaled_loss(int64_t apart, uint64_t size)
+{
+	return size < (uint64_t)OVM_TUNE(TSP_APART) ? apart / OVM_TUNE(TSP_APART) * (int64_t)size
+						    : apart;
+}
+
 static int64_t least_loss(const struct ovm_tsp_cuts *cuts, uint32_t cut, uint64_t size)
 {
-	int64_t loss = cuts->apart[cut];
+	int64_t loss = scaled_loss(cuts->apart[cut], size);
 
-	if (size < (uint64_t)OVM_TUNE(TSP_APART))
-		loss = loss / OVM_TUNE(TSP_APART) * (int64_t)size;
 	return loss > cuts->broken[cut] ? loss : cuts->broken[cut];
 }
 
@@ -317,35 +347,37 @@ static bool may_merge(const struct ovm_chain *a, const struct ovm_chain *b)
 	return (da > db ? da / db : db / da) <= (double)OVM_TUNE(TSP_DENSITY_RATIO);
 }
 
-static bool may_cut_anywhere(const struct ovm_tsp *tsp, uint32_t x)
-{
-	uint32_t n = tsp->chains.chains[x].nodes.n;
-
-	return n > 1 && n <= (uint32_t)OVM_TUNE(TSP_MAX_SPLIT);
-}
-
 /* At least what swapping X's halves gains. */
 static int64_t best_swap(const struct ovm_tsp *tsp, uint32_t x)
 {
-	return has_entry(tsp, x) ? 0 : cuts_of(tsp, x)->best;
+	return tsp->chains.chains[x].nodes.n == 1 || has_entry(tsp, x) ? 0 : cuts_of(tsp, x)->best;
+}
+
+/* At least what try_other_cuts() would find. */
+static int64_t most_elsewhere(const struct attempt *try)
+{
+	const struct ovm_tsp *tsp = try->tsp;
+	const struct ovm_tsp_cuts *cuts;
+	int64_t between;
+
+	if (tsp->chains.chains[try->x].nodes.n == 1)
+		return 0;
+	cuts = cuts_of(tsp, try->x);
+	if (!cuts->n_open)
+		return 0;
+	between = -scaled_loss(cuts->open_apart, tsp->chains.chains[try->y].size);
+	if (!has_entry(tsp, try->x) && cuts->open_swap > between)
+		between = cuts->open_swap;
+	return try->reach.near + between;
 }
 
 /* Anywhere else Y cannot fall through to or from X, but may come near. */
 static void try_other_cuts(struct attempt *try)
 {
-	const struct ovm_tsp *tsp = try->tsp;
-	const ovm_indices *x = &tsp->chains.chains[try->x].nodes;
-	const struct ovm_tsp_cuts *cuts = cuts_of(tsp, try->x);
-	uint64_t size = tsp->chains.chains[try->y].size;
-	int64_t near = try->reach.near;
+	const struct ovm_tsp_cuts *cuts = cuts_of(try->tsp, try->x);
 
-	for (uint32_t cut = 1; cut < x->n; cut++) {
-		int64_t between = -least_loss(cuts, cut, size), swap = cuts->swap[cut];
-
-		if ((double)(near + (between > swap ? between : swap)) > try->best.score &&
-		    !ovm_tsp_is_successor(tsp, x->v[cut - 1], x->v[cut]))
-			try_cut(try, cut, Y_BETWEEN | Y_BEFORE | Y_BEHIND, near);
-	}
+	for (uint32_t i = 0; i < cuts->n_open; i++)
+		try_cut(try, cuts->open[i], Y_BETWEEN | Y_BEFORE | Y_BEHIND, try->reach.near);
 }
 
 struct ovm_gain ovm_tsp_best_merge(const struct ovm_chains *chains, const void *user,
@@ -360,8 +392,7 @@ struct ovm_gain ovm_tsp_best_merge(const struct ovm_chains *chains, const void *
 		return try.best;
 	try.reach = reach_of(user, edge, y);
 	try_cuts_at_jumps(&try);
-	if (may_cut_anywhere(user, x) &&
-	    (double)(try.reach.near + best_swap(user, x)) > try.best.score)
+	if ((double)most_elsewhere(&try) > try.best.score)
 		try_other_cuts(&try);
 	return try.best;
 }
@@ -374,19 +405,17 @@ double ovm_tsp_merge_bound(const struct ovm_chains *chains, const void *user,
 {
 	struct attempt try = {.tsp = user, .edge = edge, .x = x, .y = y, .rough = true};
 	const struct reach *reach = &try.reach;
-	int64_t most = 0;
+	int64_t most;
 
 	if (!may_merge(&chains->chains[x], &chains->chains[y]))
 		return 0;
 	try.reach = reach_of(user, edge, y);
 	if (edge->jumps.n > (uint32_t)OVM_TUNE(TSP_FEW_JUMPS))
-		return (double)(reach->near + reach->into + reach->out +
-				(chains->chains[x].nodes.n > 1 ? best_swap(user, x) : 0));
+		return (double)(reach->near + reach->into + reach->out + best_swap(user, x));
 	try_merge(&try, 0, OVM_MERGE_X_Y, INT64_MAX);
 	if (chains->chains[x].nodes.n > 1)
 		try_cuts_at_jumps(&try);
-	if (may_cut_anywhere(user, x))
-		most = reach->near + best_swap(user, x);
+	most = most_elsewhere(&try);
 	return (double)most > try.best.score ? (double)most : try.best.score;
 }
 

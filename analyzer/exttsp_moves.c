@@ -162,7 +162,7 @@ static bool stay_together(const struct ovm_tsp *tsp, uint32_t a, uint32_t b)
 	return tsp->nodes[a].forced_succ == b;
 }
 
-static uint32_t best_place(const struct mover *mover, const struct run *run)
+static uint32_t best_place(struct mover *mover, const struct run *run)
 {
 	uint32_t best = run->a;
 	int64_t best_score = score_at(mover, run, best);
@@ -176,6 +176,7 @@ static uint32_t best_place(const struct mover *mover, const struct run *run)
 						     block_at(mover, run, place)))
 			continue;
 		score = score_at(mover, run, place);
+		mover->work -= run->n_jumps;
 		if (score > best_score) {
 			best_score = score;
 			best = place;

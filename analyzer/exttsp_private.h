@@ -18,11 +18,14 @@ struct ovm_tsp_node {
 	uint32_t n_preds;
 };
 
-struct ovm_tsp_cuts {	  /* what a cut changes inside a chain, by cut, [n_nodes + 1] */
-	int64_t *swap;	  /* its second half is put first */
-	int64_t *broken;  /* something comes between: the fall-through there is lost at least */
-	int64_t *apart;	  /* TSP_APART bytes come between */
-	int64_t best;	  /* largest swap, at least 0 */
+struct ovm_tsp_cuts {	 /* what a cut changes inside a chain, by cut, [n_nodes + 1] */
+	int64_t *swap;	 /* its second half is put first */
+	int64_t *broken; /* something comes between: the fall-through there is lost at least */
+	int64_t *apart;	 /* TSP_APART bytes come between */
+	int64_t best;	 /* largest swap, at least 0 */
+	uint32_t *open;	 /* cuts that part no jump from its successor, if the chain is short */
+	uint32_t n_open;
+	int64_t open_swap, open_apart; /* largest and least of those */
 	uint32_t n_nodes; /* length of the chain when computed: valid as long as it has that */
 };
 

@@ -136,14 +136,26 @@ static uint32_t original_order(const struct ovm_cfg *cfg, bool drop_cold, uint32
 	return n;
 }
 
+/* The hot blocks in original order, and how many bytes they have. */
+static uint64_t select_hot(const struct ovm_cfg *cfg, const struct ovm_layout_opts *opts,
+			   struct group *group)
+{
+	uint64_t size = 0;
+
+	group->order = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(uint32_t));
+	group->n = group->n_hot = opts->keep_block_order
+				      ? original_order(cfg, opts->drop_cold, group->order)
+				      : hot_blocks(cfg, group->order);
+	for (uint32_t i = 0; i < group->n_hot; i++)
+		size += cfg->blocks[group->order[i]].hi.v - cfg->blocks[group->order[i]].lo.v;
+	return size;
+}
+
 static void order_group(const struct ovm_cfg *cfg, const struct ovm_layout_opts *opts,
 			struct group *group)
 {
-	group->order = ovm_alloc_array(cfg->n_blocks ? cfg->n_blocks : 1, sizeof(uint32_t));
-	if (opts->keep_block_order) {
-		group->n = group->n_hot = original_order(cfg, opts->drop_cold, group->order);
+	if (opts->keep_block_order)
 		return;
-	}
 	group->n = ovm_layout_blocks(cfg, group->order, &group->n_hot);
 	if (opts->drop_cold)
 		group->n = group->n_hot;
@@ -159,15 +171,6 @@ static void add_scores(const struct ovm_cfg *cfg, struct group *group)
 	group->score = score_of(cfg, group->order, group->n);
 	group->score_original = score_of(cfg, original, cfg->n_blocks);
 	free(original);
-}
-
-static uint64_t hot_size(const struct ovm_cfg *cfg, const struct group *group)
-{
-	uint64_t size = 0;
-
-	for (uint32_t i = 0; i < group->n_hot; i++)
-		size += cfg->blocks[group->order[i]].hi.v - cfg->blocks[group->order[i]].lo.v;
-	return size;
 }
 
 static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct group *group,
@@ -188,41 +191,47 @@ struct ordering {
 	const struct ovm_program *program;
 	const struct ovm_layout_opts *opts;
 	struct group *groups;
-	uint64_t *size;
+	uint64_t *size;	 /* hot bytes of each group */
+	uint32_t *order; /* of the groups */
+	uint32_t n_ordered;
 };
 
+/* The order of the groups needs their sizes only, so it is found beside those of the blocks. */
 static void order_one(void *arg, uint32_t i)
 {
-	const struct ordering *o = arg;
-	const struct ovm_cfg *cfg = o->program->cfgs.v[i];
+	struct ordering *o = arg;
 
-	if (!cfg)
-		return;
-	order_group(cfg, o->opts, &o->groups[i]);
-	add_scores(cfg, &o->groups[i]);
-	o->size[i] = hot_size(cfg, &o->groups[i]);
+	if (!i) {
+		o->n_ordered = ovm_order_regions(o->program, o->opts->order, o->size, o->order);
+	} else if (o->program->cfgs.v[i - 1]) {
+		order_group(o->program->cfgs.v[i - 1], o->opts, &o->groups[i - 1]);
+		add_scores(o->program->cfgs.v[i - 1], &o->groups[i - 1]);
+	}
 }
 
 void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		      const struct ovm_layout_opts *opts, struct ovm_layout *out)
 {
-	uint32_t n = program->cfgs.n, n_ordered;
+	uint32_t n = program->cfgs.n;
 	struct group *groups = ovm_alloc_array(n ? n : 1, sizeof(*groups));
 	uint64_t *size = ovm_alloc_array(n ? n : 1, sizeof(*size));
 	uint32_t *order = ovm_alloc_array(n ? n : 1, sizeof(*order));
+	struct ordering o = {program, opts, groups, size, order, 0};
 	struct ovm_layout layout = {0};
 
 	(void)ctx;
-	ovm_parallel(n, order_one, &(struct ordering){program, opts, groups, size});
+	for (uint32_t i = 0; i < n; i++)
+		if (program->cfgs.v[i])
+			size[i] = select_hot(program->cfgs.v[i], opts, &groups[i]);
+	ovm_parallel(n + 1, order_one, &o);
 	for (uint32_t i = 0; i < n; i++) {
 		layout.score += groups[i].score;
 		layout.score_original += groups[i].score_original;
 	}
-	n_ordered = ovm_order_regions(program, opts->order, size, order);
-	for (uint32_t i = 0; i < n_ordered; i++)
+	for (uint32_t i = 0; i < o.n_ordered; i++)
 		push_slots(&layout, order[i], &groups[order[i]], 0, groups[order[i]].n_hot);
 	layout.n_hot = layout.slots.n;
-	for (uint32_t i = 0; i < n_ordered; i++)
+	for (uint32_t i = 0; i < o.n_ordered; i++)
 		push_slots(&layout, order[i], &groups[order[i]], groups[order[i]].n_hot,
 			   groups[order[i]].n);
 	for (uint32_t i = 0; i < n; i++)
