@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OMIT = 0xff, PCREL4 = 0x1b, INDIRECT = 0x80, ULEB = 0x01, RSP = 7, RA = 16 };
+enum { OMIT = 0xff, PCREL4 = 0x1b, SDATA4 = 0x0b, INDIRECT = 0x80, RSP = 7, RA = 16 };
 
 struct new_cie {
 	uint32_t off;
@@ -250,29 +250,31 @@ static bool read_lsda_head(struct unwind *u, uint64_t lsda, struct lsda_reader *
 		return false;
 	*r = (struct lsda_reader){.p = u->bytes + off,
 				  .end = u->bytes + section->off + section->size};
-	if (*r->p++ != PCREL4 || !read_pcrel(u, &r->p, r->end, &value) || r->p == r->end)
+	if (*r->p++ != OMIT || r->p == r->end)
 		return false;
-	u->new_lsda.lp_start = ovm_va_of(value);
 	r->type_enc = *r->p++;
 	if (r->type_enc != OMIT) {
 		if (!ovm_cfi_uleb(&r->p, r->end, &value) || value > (uint64_t)(r->end - r->p))
 			return false;
 		r->type_base = r->p + value;
 	}
-	if (r->p == r->end || *r->p++ != ULEB || !ovm_cfi_uleb(&r->p, r->end, &value) ||
+	if (r->p == r->end || *r->p++ != SDATA4 || !ovm_cfi_uleb(&r->p, r->end, &value) ||
 	    value > (uint64_t)(r->end - r->p))
 		return false;
 	r->sites_end = r->p + value;
 	return !r->type_base || r->sites_end <= r->type_base;
 }
 
+static bool read_sdata4(struct lsda_reader *r, uint64_t *value)
+{
+	return ovm_cfi_read_encoded(&r->p, r->sites_end, SDATA4, ovm_va_of(0), ovm_va_of(0), value);
+}
+
 static bool read_sites(struct unwind *u, struct lsda_reader *r, uint32_t size)
 {
 	uint64_t at = 0, start, len, landing, action;
 	while (r->p < r->sites_end) {
-		if (!ovm_cfi_uleb(&r->p, r->sites_end, &start) ||
-		    !ovm_cfi_uleb(&r->p, r->sites_end, &len) ||
-		    !ovm_cfi_uleb(&r->p, r->sites_end, &landing) ||
+		if (!read_sdata4(r, &start) || !read_sdata4(r, &len) || !read_sdata4(r, &landing) ||
 		    !ovm_cfi_uleb(&r->p, r->sites_end, &action))
 			return false;
 		if (start < at || start > size || !len || len > size - start)
@@ -468,6 +470,7 @@ static bool enter_fde(struct unwind *u, const struct ovm_map_entry *entry)
 	const struct ovm_region *region = &u->check->regions->v.v[u->region];
 	struct lsda_reader reader;
 	u->new_lsda.sites.n = 0;
+	u->new_lsda.lp_start = ovm_va_of(u->base + fde->off);
 	if (u->check->overlay->fdes.v[u->fde].region != u->region)
 		return no(u, entry->old, entry->off, "an FDE of another region");
 	if (!cie_equal(&u->check->regions->cfi.cies.v[region->cie], &cie->cie))

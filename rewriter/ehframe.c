@@ -355,7 +355,8 @@ static bool write_lsda(struct writer *w, struct run *run, const struct ovm_new_f
 	ovm_buf_align(w->out, 4, 0);
 	run->lsda_off = (uint32_t)w->out->n;
 	bool ok = ovm_lsda_can_move(&lsda, image->is_dyn) &&
-		  ovm_lsda_write(w->out, w->overlay->base, &lsda, sites);
+		  ovm_lsda_write(w->out, w->overlay->base, ovm_va_add(w->overlay->base, fde->off),
+				 &lsda, sites);
 	ovm_lsda_fini(&lsda);
 	return ok || refuse(w, fde->region, OVM_REFUSE_LSDA);
 }

@@ -1,8 +1,13 @@
-/* Layout of a .gcc_except_table record, as the g++ personality reads it:
+/* Layout of a .gcc_except_table record:
  *
- *   1b LPStart(pcrel sdata4)  type_enc  uleb(bytes to type base)  01 uleb(call-site bytes)  {uleb
- * start, len, pad, action}* actions  [0..3 zero bytes]  type[n] ... type[1]  <- type base,
- * 4-aligned   filters
+ *   ff (no LPStart)  type_enc  uleb(bytes to type base)  0b uleb(call-site bytes)  {sdata4 start,
+ * len, pad, uleb action}* actions  [0..3 zero bytes]  type[n] ... type[1]  <- type base, 4-aligned
+ * filters
+ *
+ * Landing pads lie in original code, in front of the overlay: their offsets from the FDE's start
+ * are negative. An LPStart that points to the original would do for g++, but compilers never write
+ * one, and personalities of other languages do not read it: druntime aborts at a pc-relative one,
+ * compiler-rt's for C skips it. All of them read signed 4-byte call sites.
  *
  * The distance to the type base is a uleb whose own length moves the base: it is widened with 80
  * bytes until it fits. The action table and the filters are position-independent and copied
@@ -14,8 +19,7 @@
 
 enum { /* DW_EH_PE_* */
        PE_OMIT = 0xff,
-       PE_ULEB128 = 0x01,
-       PE_PCREL_SDATA4 = 0x1b,
+       PE_SDATA4 = 0x0b,
        PE_FORMAT = 0x0f,
        PE_APPLICATION = 0x70,
        PE_PCREL = 0x10,
@@ -87,14 +91,20 @@ static unsigned uleb_len(uint64_t x)
 	return n;
 }
 
-static void put_sites(struct ovm_buf *out, const ovm_callsites *sites)
+/* @pads: what landing pads count from, from where they are to count. */
+static bool put_sites(struct ovm_buf *out, int64_t pads, const ovm_callsites *sites)
 {
+	bool ok = true;
 	for (uint32_t i = 0; i < sites->n; i++) {
-		ovm_buf_uleb(out, sites->v[i].lo);
-		ovm_buf_uleb(out, sites->v[i].hi - sites->v[i].lo);
-		ovm_buf_uleb(out, sites->v[i].landing);
-		ovm_buf_uleb(out, sites->v[i].action);
+		const struct ovm_callsite *site = &sites->v[i];
+		int64_t pad = site->landing ? (int64_t)site->landing + pads : 0;
+		ok &= pad == (int32_t)pad && !pad == !site->landing && site->hi <= INT32_MAX;
+		ovm_buf_u32(out, site->lo);
+		ovm_buf_u32(out, site->hi - site->lo);
+		ovm_buf_u32(out, (uint32_t)pad);
+		ovm_buf_uleb(out, site->action);
 	}
+	return ok;
 }
 
 /* type_enc and the distance to the type base, for @rest bytes between that distance and the type
@@ -122,24 +132,21 @@ static bool uses_actions(const ovm_callsites *sites)
 	return false;
 }
 
-bool ovm_lsda_write(struct ovm_buf *out, ovm_va base, const struct ovm_lsda *lsda,
+bool ovm_lsda_write(struct ovm_buf *out, ovm_va base, ovm_va code, const struct ovm_lsda *lsda,
 		    const ovm_callsites *sites)
 {
 	bool actions = uses_actions(sites);
 	bool types = actions && lsda->type_enc != PE_OMIT;
 	uint32_t pad = 0;
 	struct ovm_buf table = {0};
-	put_sites(&table, sites);
-	ovm_buf_u8(out, PE_PCREL_SDATA4);
-	int64_t lp_start = (int64_t)(lsda->lp_start.v - (base.v + out->n));
-	bool ok = lp_start == (int32_t)lp_start;
-	ovm_buf_u32(out, (uint32_t)lp_start);
+	bool ok = put_sites(&table, (int64_t)(lsda->lp_start.v - code.v), sites);
+	ovm_buf_u8(out, PE_OMIT);
 	uint64_t rest = 1 + uleb_len(table.n) + table.n + (actions ? lsda->actions_len : 0);
 	if (types)
 		pad = put_type_base(out, base, lsda, rest);
 	else
 		ovm_buf_u8(out, PE_OMIT);
-	ovm_buf_u8(out, PE_ULEB128);
+	ovm_buf_u8(out, PE_SDATA4);
 	ovm_buf_uleb(out, table.n);
 	ovm_buf_put(out, table.v, table.n);
 	ovm_buf_free(&table);

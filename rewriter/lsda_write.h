@@ -1,8 +1,7 @@
 #ifndef OVM_LSDA_WRITE_H
 #define OVM_LSDA_WRITE_H
-/* One exception table for one FDE of copied code. Landing pads stay in the original: LPStart is a
- * pc-relative pointer to the original base, so their offsets are unchanged, and a handler resumes
- * in original code with the same state. */
+/* One exception table for one FDE of copied code. Landing pads stay in the original, where a
+ * handler resumes with the same state. */
 #include "analyzer/cfi.h"
 
 typedef OVM_VEC(struct ovm_callsite)
@@ -12,10 +11,10 @@ typedef OVM_VEC(struct ovm_callsite)
  * position-independent image (@is_dyn), are pc-relative (others would need relocations). */
 bool ovm_lsda_can_move(const struct ovm_lsda *lsda, bool is_dyn);
 
-/* Append the record at link-time address @base + out->n: @sites (ascending, disjoint) with the
- * action and type tables of @lsda. False if a pc-relative value does not reach; @out is then
- * garbage. */
-bool ovm_lsda_write(struct ovm_buf *out, ovm_va base, const struct ovm_lsda *lsda,
+/* Append the record at link-time address @base + out->n, for the FDE that starts at @code: @sites
+ * (ascending, disjoint; landing pads as @lsda counts them) with the action and type tables of
+ * @lsda. False if a relative value does not reach; @out is then garbage. */
+bool ovm_lsda_write(struct ovm_buf *out, ovm_va base, ovm_va code, const struct ovm_lsda *lsda,
 		    const ovm_callsites *sites);
 
 #endif

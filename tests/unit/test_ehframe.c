@@ -145,7 +145,7 @@ static void header(void **state)
 /* --- exception tables
  * ------------------------------------------------------------------------------------------ */
 
-enum { PADS_VA = 0x402000, PADS = 0x2000 };
+enum { PADS_VA = 0x402000, PADS = 0x2000, CODE = 0x500000 };
 
 /* actions: offset 0 = type 1 then end; offset 2 = filter -1 then end */
 static const uint8_t actions[] = {0x01, 0x00, 0x7f, 0x00};
@@ -174,7 +174,7 @@ static void round_trip(uint64_t base, uint8_t type_enc, uint32_t n_sites)
 		ovm_vec_push(&sites,
 			     (struct ovm_callsite){i * 8, i * 8 + 5, 0x100 + i, i % 2 ? 1 : 3});
 	assert_true(ovm_lsda_can_move(&in, false));
-	assert_true(ovm_lsda_write(&buf, ovm_va_of(base), &in, &sites));
+	assert_true(ovm_lsda_write(&buf, ovm_va_of(base), ovm_va_of(CODE), &in, &sites));
 
 	uint8_t *file = ovm_alloc(PADS + buf.n); /* code with the landing pads, then the record */
 	memcpy(file + PADS, buf.v, buf.n);
@@ -185,13 +185,13 @@ static void round_trip(uint64_t base, uint8_t type_enc, uint32_t n_sites)
 	ovm_vec_push(&image.segments,
 		     (struct ovm_segment){{base}, {base + buf.n}, {PADS}, buf.n, PF_R});
 	assert_int_equal(
-	    ovm_lsda_parse(&image, ovm_va_of(base), ovm_va_of(0x500000), n_sites * 8 + 8, &out), 0);
-	assert_int_equal(out.lp_start.v, PADS_VA);
+	    ovm_lsda_parse(&image, ovm_va_of(base), ovm_va_of(CODE), n_sites * 8 + 8, &out), 0);
+	assert_int_equal(buf.v[0], 0xff); /* no LPStart: not every personality reads one */
 	assert_int_equal(out.sites.n, n_sites);
 	for (uint32_t i = 0; i < n_sites; i++) {
 		assert_int_equal(out.sites.v[i].lo, sites.v[i].lo);
 		assert_int_equal(out.sites.v[i].hi, sites.v[i].hi);
-		assert_int_equal(out.sites.v[i].landing, sites.v[i].landing);
+		assert_int_equal(CODE + out.sites.v[i].landing, PADS_VA + sites.v[i].landing);
 		assert_int_equal(out.sites.v[i].action, sites.v[i].action);
 	}
 	if (n_sites) {
@@ -236,7 +236,11 @@ static void lsda_limits(void **state)
 	assert_false(ovm_lsda_can_move(&lsda, false)); /* relative to data */
 	lsda.type_enc = 0x9b;
 	assert_true(ovm_lsda_can_move(&lsda, true));
-	assert_false(ovm_lsda_write(&buf, ovm_va_of(0x200000000), &lsda, &sites));
+	ovm_vec_push(&sites, (struct ovm_callsite){0, 5, 0x100, 1});
+	assert_false(ovm_lsda_write(&buf, ovm_va_of(0x200000000), ovm_va_of(CODE), &lsda, &sites));
+	ovm_buf_free(&buf);
+	assert_false(ovm_lsda_write(&buf, ovm_va_of(BASE), ovm_va_of(0x200000000), &lsda, &sites));
+	ovm_vec_free(&sites);
 	ovm_buf_free(&buf);
 	ovm_vec_free(&lsda.types);
 }
