@@ -78,7 +78,7 @@ struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 	c->others = ovm_alloc_array(set->v.n, sizeof(*c->others));
 	for (uint32_t i = 0; i < set->v.n; i++)
 		c->others[i] = set->v.v[i].is_armed;
-	c->next_build_cpu = before ? 0 : OVM_RT_COUNT_AFTER_MS;
+	c->next_build_cpu = before || opts->at_once ? 0 : OVM_RT_COUNT_AFTER_MS;
 	c->started_at = ovm_now_ms();
 	return c;
 }

@@ -10,6 +10,7 @@ struct ovm_counting_opts {
 	unsigned max_pause_ms;
 	unsigned n_windows; /* then it is done; 0: as many as the budget of time allows */
 	bool is_whole;	    /* never disarm: one window to the end */
+	bool at_once;	    /* enough has been sampled already, in other processes */
 };
 
 struct ovm_counting_stats {

@@ -4,6 +4,10 @@
  * counting.c are taken between the drains of the sampler. When it ends its counts are kept, and the
  * next busy process has its turn.
  *
+ * Short processes that come one after the other are never worth it alone. Once their samples
+ * together say enough, the next one that has mapped what most samples fell into is counted almost
+ * from its beginning; not the shell that starts them.
+ *
  * Or else (from_start) the program is held where it starts, copies of all that a profile knows are
  * armed, and they count to its end: exact counts of the whole run. Only this one process and what
  * it forks are counted, not what its children exec.
@@ -35,8 +39,10 @@ struct ovm_countrec {
 	struct ovm_profile *known;     /* from_start: what to count */
 	pid_t seized;		       /* before its exec; 0: no */
 	bool is_over;
-	struct ovm_profile *done;	 /* counts of processes that have ended; NULL: none yet */
-	OVM_VEC(pid_t) tried;		 /* never again */
+	struct ovm_profile *done; /* counts of processes that have ended; NULL: none yet */
+	uint64_t n_known;	  /* samples of the recording so far, with those in no file */
+	OVM_VEC(pid_t) tried;	  /* never again */
+	OVM_VEC(pid_t) unlike;	  /* not early: they run something else */
 	struct ovm_counting_stats stats; /* of all processes that are done */
 };
 
@@ -69,6 +75,13 @@ static void add_stats(struct ovm_counting_stats *sum, const struct ovm_counting_
 		memcpy(sum->why_not, one->why_not, sizeof(sum->why_not));
 }
 
+static void look_away(struct ovm_countrec *rec)
+{
+	ovm_tracee_close(&rec->tracee);
+	ovm_livemap_fini(&rec->map);
+	rec->map = (struct ovm_livemap){0};
+}
+
 /* Forget the process at hand; it runs its original code or has ended. */
 static void close_process(struct ovm_countrec *rec)
 {
@@ -78,9 +91,7 @@ static void close_process(struct ovm_countrec *rec)
 	ovm_counting_free(rec->counting);
 	rec->counting = NULL;
 	ovm_generations_fini(&rec->set);
-	ovm_tracee_close(&rec->tracee);
-	ovm_livemap_fini(&rec->map);
-	rec->map = (struct ovm_livemap){0};
+	look_away(rec);
 }
 
 void ovm_countrec_free(struct ovm_countrec *rec)
@@ -92,22 +103,53 @@ void ovm_countrec_free(struct ovm_countrec *rec)
 	ovm_profile_free(rec->known);
 	ovm_profile_free(rec->done);
 	ovm_vec_free(&rec->tried);
+	ovm_vec_free(&rec->unlike);
 	free(rec);
+}
+
+/* Has the process mapped more than half, by samples, of what @known knows? */
+static bool has_most_of(const struct ovm_profile *known, const struct ovm_livemap *map)
+{
+	double all = 0, here = 0;
+	for (uint32_t i = 0; i < known->modules.n; i++) {
+		const struct ovm_prof_module *module = &known->modules.v[i];
+		double n = (double)ovm_prof_module_samples(module);
+		bool is_here = false;
+		for (uint32_t k = 0; module->path && k < map->modules.n; k++)
+			is_here |= !strcmp(map->modules.v[k].path, module->path);
+		all += n;
+		here += is_here ? n : 0;
+	}
+	return here * 2 > all;
+}
+
+static bool is_among(const pid_t *list, uint32_t n, pid_t pid)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (list[i] == pid)
+			return true;
+	return false;
+}
+
+static bool is_early(pid_t pid)
+{
+	return ovm_cpu_time_ms(pid) < OVM_RT_COUNT_AFTER_MS;
 }
 
 static bool is_wanted(void *arg, pid_t pid)
 {
 	const struct ovm_countrec *rec = arg;
-	for (uint32_t i = 0; i < rec->tried.n; i++)
-		if (rec->tried.v[i] == pid)
-			return false;
-	/* one that runs what earlier ones ran can be counted from its beginning */
-	return ovm_cpu_time_ms(pid) >= (rec->done ? OVM_RT_COUNT_NEXT_MS : OVM_RT_COUNT_AFTER_MS);
+	if (is_among(rec->tried.v, rec->tried.n, pid))
+		return false;
+	if (!is_early(pid))
+		return true;
+	return (rec->done || rec->n_known >= OVM_RT_COUNT_KNOWN) &&
+	       !is_among(rec->unlike.v, rec->unlike.n, pid) &&
+	       ovm_cpu_time_ms(pid) >= OVM_RT_COUNT_NEXT_MS;
 }
 
-static void begin(struct ovm_countrec *rec, pid_t pid)
+static int look_at(struct ovm_countrec *rec, pid_t pid)
 {
-	ovm_vec_push(&rec->tried, pid);
 	ovm_tracee_close(&rec->tracee);
 	ovm_tracee_init(&rec->tracee, pid);
 	int rc = ovm_tracee_check(&rec->ctx, pid);
@@ -115,15 +157,31 @@ static void begin(struct ovm_countrec *rec, pid_t pid)
 		rc = ovm_tracee_open_mem(&rec->ctx, &rec->tracee);
 	if (rc == 0)
 		rc = ovm_livemap_read(&rec->ctx, pid, &rec->map);
+	if (rc == 0)
+		ovm_livemap_modules(&rec->map, pid);
+	return rc;
+}
+
+static void begin(struct ovm_countrec *rec, pid_t pid, const struct ovm_profile *samples)
+{
+	struct ovm_counting_opts opts = rec->opts.counting;
+	bool early = is_early(pid);
+	int rc = look_at(rec, pid);
+	if (rc == 0 && early && !has_most_of(samples, &rec->map)) {
+		ovm_vec_push(&rec->unlike, pid);
+		look_away(rec);
+		return;
+	}
+	ovm_vec_push(&rec->tried, pid);
 	if (rc) {
-		ovm_tracee_close(&rec->tracee);
+		look_away(rec);
 		explain(rec, rec->ctx.msg);
 		return;
 	}
 	ovm_log(OVM_LOG_INFO, "counting in process %d", (int)pid);
-	ovm_livemap_modules(&rec->map, pid);
 	ovm_generations_init(&rec->set, &rec->tracee, &rec->map);
-	rec->counting = ovm_counting_new(&rec->set, &rec->opts.counting, rec->done);
+	opts.at_once = early;
+	rec->counting = ovm_counting_new(&rec->set, &opts, rec->done);
 }
 
 static void add_modules(struct ovm_profile *to, const struct ovm_profile *from)
@@ -188,21 +246,10 @@ static int program_only(struct ovm_ctx *ctx, const struct ovm_livemap *map, pid_
 	return 0;
 }
 
-/* Has the process more than half of what the profile knows? */
 static bool is_known(void *arg, const struct ovm_livemap *map)
 {
 	const struct ovm_countrec *rec = arg;
-	double all = 0, here = 0;
-	for (uint32_t i = 0; rec->known && i < rec->known->modules.n; i++) {
-		const struct ovm_prof_module *module = &rec->known->modules.v[i];
-		double n = (double)ovm_prof_module_samples(module);
-		bool is_here = false;
-		for (uint32_t k = 0; module->path && k < map->modules.n; k++)
-			is_here |= !strcmp(map->modules.v[k].path, module->path);
-		all += n;
-		here += is_here ? n : 0;
-	}
-	return !rec->known || here * 2 > all;
+	return !rec->known || has_most_of(rec->known, map);
 }
 
 static void prepare(void *arg, pid_t pid)
@@ -247,9 +294,10 @@ static bool step(void *arg, struct ovm_sampler *sampler, pid_t pid, int *wstatus
 	if (rec->is_over)
 		return false;
 	if (!rec->counting && !rec->opts.from_start) {
+		rec->n_known = ovm_sampler_n_samples(sampler);
 		pid_t busiest = ovm_sampler_busiest(sampler, is_wanted, rec);
 		if (busiest)
-			begin(rec, busiest);
+			begin(rec, busiest, ovm_sampler_profile(sampler));
 	}
 	uint64_t cpu_ms = rec->counting ? ovm_cpu_time_ms(rec->tracee.pid) : 0;
 	if (cpu_ms)

@@ -311,6 +311,26 @@ for how in "--counters=auto" "--counters=on --prior long.prof"; do
 done
 refused "none that the profile knows" "$tool" record -v -f -o p.prof --counters=on --prior prior.prof -- ./long
 
+# --- processes too short to be counted each for itself ------------------------------------------------------------------
+cat >brief.c <<'C'
+#include <stdio.h>
+__attribute__((noipa)) unsigned step(unsigned x) { return x % 3 ? x * 1103515245u + 12345u : x / 3 + 7; }
+int main(void)
+{
+	unsigned x = 1;
+	for (int i = 0; i < 150000000; i++)
+		x = step(x);
+	return printf("%u\n", x) < 0;
+}
+C
+gcc -O2 -Wl,--build-id=sha1 brief.c -o brief
+rm -f p.prof
+"$tool" record -v -f -o p.prof -- sh -c 'n=0; while [ $n -lt 14 ]; do ./brief; n=$((n + 1)); done' >out 2>log || fail "brief: $(cat log)"
+./brief >want
+[ "$(sort -u out)" = "$(cat want)" ] && [ "$(wc -l <out)" = 14 ] || fail "brief: other output: $(cat out)"
+va=$(nm brief | awk '$3 == "step" { print $1 }' | sed 's/^0*//')
+grep -q "^e 0 $va " p.prof || fail "nothing counted in short processes: $(cat log)"
+
 # --- usage ------------------------------------------------------------------------------------------------------------
 usage() { # WORDS...
 	"$tool" record -f -o p.prof "$@" >out 2>err
