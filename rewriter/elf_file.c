@@ -1,5 +1,5 @@
 /* Output files: a temporary in the same folder, fsync, rename. So an output is whole or absent, and
- * nobody ever runs half of one.
+ * nobody ever runs half of one. Owner, mode, times and attributes are the input's.
  */
 #include "rewriter/elf_private.h"
 #include "base/signals.h"
@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 bool ovm_elf_put(int fd, const uint8_t *bytes, uint64_t len, uint64_t off)
@@ -44,11 +46,42 @@ static int check_output(struct ovm_ctx *ctx, const struct stat *in, const char *
 	return 0;
 }
 
-static int publish(struct ovm_ctx *ctx, int fd, const char *temp, const char *path, mode_t mode,
-		   bool force)
+/* Labels and lists of access, but no capabilities: the output gets no more rights than set-id bits
+ * would give it. */
+static bool is_kept(const char *name)
 {
-	if (fchmod(fd, mode & 0777))
+	return !strncmp(name, "user.", 5) || !strcmp(name, "security.selinux") ||
+	       !strcmp(name, "system.posix_acl_access");
+}
+
+static void copy_xattrs(int in, int fd)
+{
+	char names[4096], value[4096];
+	ssize_t len = flistxattr(in, names, sizeof(names));
+	for (ssize_t at = 0; at < len; at += (ssize_t)strlen(names + at) + 1) {
+		ssize_t n =
+		    is_kept(names + at) ? fgetxattr(in, names + at, value, sizeof(value)) : -1;
+		if (n >= 0 && fsetxattr(fd, names + at, value, (size_t)n, 0))
+			continue; /* another file system: it may not know them */
+	}
+}
+
+/* Owner, attributes, mode and time of modification, as `cp -p` keeps them: what is not allowed is
+ * left, but for the mode. */
+static int be_like(struct ovm_ctx *ctx, int in, int fd, const struct stat *st, const char *temp)
+{
+	const struct timespec times[] = {{.tv_nsec = UTIME_NOW}, st->st_mtim};
+	if (fchown(fd, st->st_uid, st->st_gid) && fchown(fd, (uid_t)-1, st->st_gid)) {
+		/* not allowed: it is whose we are */
+	}
+	copy_xattrs(in, fd);
+	if (fchmod(fd, st->st_mode & 0777) || futimens(fd, times))
 		return ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot set the mode of %s", temp);
+	return 0;
+}
+
+static int publish(struct ovm_ctx *ctx, int fd, const char *temp, const char *path, bool force)
+{
 	if (fsync(fd))
 		return ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot write %s", path);
 	if (!force && !renameat2(AT_FDCWD, temp, AT_FDCWD, path, RENAME_NOREPLACE))
@@ -82,7 +115,9 @@ int ovm_elf_save(struct ovm_ctx *ctx, const char *like, const char *path, bool f
 	if (!err)
 		err = fill(ctx, arg, in, fd);
 	if (!err)
-		err = publish(ctx, fd, temp, path, st.st_mode, force);
+		err = be_like(ctx, in, fd, &st, temp);
+	if (!err)
+		err = publish(ctx, fd, temp, path, force);
 	if (fd >= 0) {
 		close(fd);
 		if (err)

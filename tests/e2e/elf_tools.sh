@@ -102,4 +102,18 @@ for tool in "${tools[@]:0:6}"; do
 	[ $? = 22 ] || fail "library: wrong result after $tool"
 	cp keep.so libl.so
 done
+
+# owner, mode, time and attributes are the input's; capabilities and set-id bits are not
+gcc -O2 u.c l.c -o owned
+chmod 4750 owned && touch -d '2020-02-02 02:02:02.123456789' owned
+[ "$(id -u)" = 0 ] && chown 12:34 owned && chmod 4750 owned
+python3 -c 'import os; os.setxattr("owned", "user.kept", b"yes")' 2>/dev/null || echo "note: no attributes on this file system"
+[ "$(id -u)" = 0 ] && touch -d '2020-02-02 02:02:02.123456789' owned
+"$OPTVM" rewrite -q owned --uniform -f -o out && "$OPTVM" rewrite -q --undo out -f -o undone || fail "owned: rewrite"
+for file in out undone; do
+	[ "$(stat -c '%u:%g %Y %y' $file)" = "$(stat -c '%u:%g %Y %y' owned)" ] || fail "owned: $(stat -c '%u:%g %y' $file)"
+	[ "$(stat -c %a $file)" = 750 ] || fail "owned: mode $(stat -c %a $file)"
+	[ "$(python3 -c 'import os, sys; print(*os.listxattr(sys.argv[1]))' $file)" = "$(python3 -c 'import os; print(*os.listxattr("owned"))')" ] ||
+		fail "owned: other attributes"
+done
 exit $bad
