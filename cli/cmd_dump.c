@@ -4,21 +4,23 @@
  *   cfg       blocks, edges, jump tables           layout    the order of the copies
  *   weights   the same with counts                 overlay   the bytes, as they would be installed
  *   score     how good the profile is, against exact counts
+ *   map       of a rewritten file: which original instruction each copy is of
  */
 #include "analyzer/trace.h"
 #include "analyzer/weight.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
 #include "cli/score.h"
-#include "rewriter/elf_write.h"
+#include "cli/summary.h"
+#include "rewriter/elf_read.h"
 
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum stage { REGIONS, CFG, WEIGHTS, TRACES, LAYOUT, OVERLAY, SCORE, N_STAGES };
+enum stage { REGIONS, CFG, WEIGHTS, TRACES, LAYOUT, OVERLAY, SCORE, MAP, N_STAGES };
 static const char *const stage_names[N_STAGES] = {"regions", "cfg",	"weights", "traces",
-						  "layout",  "overlay", "score"};
+						  "layout",  "overlay", "score",   "map"};
 
 struct job {
 	enum stage stage;
@@ -35,7 +37,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	if (!opts->n_words)
 		return ovm_fail(
 		    ctx, OVM_E_USAGE,
-		    "dump: which stage? regions cfg weights traces layout overlay score");
+		    "dump: which stage? regions cfg weights traces layout overlay score map");
 	for (job->stage = REGIONS; job->stage < N_STAGES; job->stage++)
 		if (!strcmp(stage_names[job->stage], opts->words[0]))
 			break;
@@ -43,7 +45,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 		const char *near = ovm_nearest(opts->words[0], stage_names, N_STAGES);
 		return ovm_fail(ctx, OVM_E_USAGE, "dump: unknown stage '%s'%s%s%s", opts->words[0],
 				near ? ": did you mean '"
-				     : ": regions cfg weights traces layout overlay score",
+				     : ": regions cfg weights traces layout overlay score map",
 				near ? near : "", near ? "'?" : "");
 	}
 	if (opts->n_words < 2)
@@ -55,6 +57,9 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	if (job->stage != SCORE && (opts->value[OVM_OPT_AGAINST] || opts->value[OVM_OPT_JSON]))
 		return ovm_fail(ctx, OVM_E_USAGE,
 				"dump %s: --against and --json are for dump score", opts->words[0]);
+	if (job->stage == MAP && (opts->profiles.n || opts->value[OVM_OPT_UNIFORM]))
+		return ovm_fail(ctx, OVM_E_USAGE,
+				"dump map: -p and --uniform are for other stages");
 	if (job->stage == SCORE &&
 	    (opts->value[OVM_OPT_ONLY_REGION] || opts->value[OVM_OPT_UNIFORM]))
 		return ovm_fail(ctx, OVM_E_USAGE,
@@ -227,10 +232,57 @@ static int dump_engine(struct ovm_ctx *ctx, struct job *job)
 	return err;
 }
 
+/* One line an instruction: where the copy is, its length, what it is of. Jumps and counters of
+ * ours, about to execute what they stand for, end in "added". Filler is left out. */
+static void print_map(const struct ovm_image *original, const struct ovm_regions *regions,
+		      const struct ovm_overlay *overlay, uint32_t only)
+{
+	char name[256];
+	for (uint32_t i = 0; i < overlay->map.v.n; i++) {
+		const struct ovm_map_entry *entry = &overlay->map.v.v[i];
+		uint32_t region = ovm_region_find(regions, entry->old);
+		if ((entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_PAD ||
+		    !entry->new_len || (only != OVM_NONE && region != only))
+			continue;
+		printf("0x%llx %u 0x%llx", (unsigned long long)(overlay->base.v + entry->off),
+		       entry->new_len, (unsigned long long)entry->old.v);
+		if (region != OVM_NONE) {
+			ovm_va lo = regions->v.v[region].lo;
+			putchar(' ');
+			ovm_put_clean(ovm_region_name(original, lo, name, sizeof(name)), stdout);
+			printf("+0x%llx", (unsigned long long)(entry->old.v - lo.v));
+		}
+		puts(entry->flags & OVM_MAP_SYNTH ? " added" : "");
+	}
+}
+
+static int dump_map(struct ovm_ctx *ctx, const struct job *job)
+{
+	struct ovm_image *original = NULL;
+	struct ovm_regions regions = {0};
+	struct ovm_overlay overlay = {0};
+	uint32_t only = OVM_NONE;
+	int err = ovm_elf_open_original(ctx, job->image, &original);
+	if (!err)
+		err = ovm_regions_build(ctx, original, &regions);
+	if (!err && job->only)
+		err = find_region(ctx, original, &regions, job->only, &only);
+	if (!err)
+		err = ovm_elf_overlay(ctx, job->image, original, &regions, &overlay);
+	if (!err)
+		print_map(original, &regions, &overlay, only);
+	ovm_elf_overlay_fini(&overlay);
+	ovm_regions_free(&regions);
+	ovm_image_close(original);
+	return err;
+}
+
 static int dump(struct ovm_ctx *ctx, const struct ovm_options *opts, struct job *job)
 {
 	if (job->stage == SCORE)
 		return ovm_dump_score(ctx, opts, &job->engine_opts, job->image, job->module);
+	if (job->stage == MAP)
+		return dump_map(ctx, job);
 	return job->stage < LAYOUT ? dump_analysis(ctx, job) : dump_engine(ctx, job);
 }
 

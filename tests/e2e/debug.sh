@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Debuggers and profilers on rewritten files: gdb stops in copies, unwinds through them live and from a core file; elfutils too; perf
+# names them; and `optvm dump map` with the original's line numbers tells the same source lines as gdb tells of the original.
+set -u
+: "${OPTVM:?path of the tool}"
+for tool in gcc gdb addr2line eu-stack strip; do
+	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
+done
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+bad=0
+fail() { echo "FAIL $*"; bad=1; }
+cat >p.c <<'EOF'
+#include <stdio.h>
+#include <stdlib.h>
+struct node { int value; } nodes[8];
+__attribute__((noinline)) static int leaf(int n, struct node *at)
+{
+	if (n == 3 && getenv("DIE"))
+		abort();
+	int sum = at->value * n;
+	asm volatile("" ::: "memory");
+	return sum + 1;
+}
+__attribute__((noinline)) static int middle(int n)
+{
+	int r = leaf(n, &nodes[n & 7]);
+	asm volatile("" ::: "memory");
+	return r + n;
+}
+int main(void)
+{
+	unsigned sum = 0;
+	for (int i = 0; i < 8; i++)
+		nodes[i].value = i * i;
+	for (int i = 0; i < 10; i++)
+		sum += middle(i);
+	for (int i = getenv("LONG") ? 0 : 400000000; i < 400000000; i++)
+		sum = sum * 33 ^ sum >> 3;
+	printf("%u\n", sum);
+	return 0;
+}
+EOF
+debug() { gdb -nx -q -batch -iex 'set debuginfod enabled off' -ex 'set style enabled off' "$@" 2>&1; }
+frames() { sed -n 's/^#[0-9]* .*\b\(leaf\|middle\|main\)\b[.a-z]* (.*/\1/p' | tr '\n' ' '; } # leaf.cold.optvm (): leaf
+lines() { sed -n 's/^#[0-9]* .* at p\.c:\([0-9]*\)$/\1/p' | tr '\n' ' '; }
+
+check_kind() { # NAME FLAGS...
+	local name=$1 want pc
+	shift
+	gcc -g -O2 "$@" p.c -o in || { fail "$name: does not build"; return; }
+	"$OPTVM" rewrite -q in --uniform -f -o out || { fail "$name: rewrite"; return; }
+
+	debug -ex 'break leaf.optvm.0 if $rdi == 2' -ex run -ex bt -ex finish -ex bt ./out >log
+	[ "$(frames <log)" = "leaf middle main middle main " ] || { fail "$name: gdb sees $(frames <log)"; cat log; }
+
+	want=$(DIE=1 debug -ex run -ex bt ./in | lines)
+	[ "$(wc -w <<<"$want")" = 3 ] || fail "$name: of the original gdb sees lines $want"
+	rm -f core
+	DIE=1 debug -ex run -ex 'generate-core-file core' -ex 'info proc mappings' ./out >log
+	debug -ex bt -ex 'frame function main' -ex 'info symbol $pc' out core >log
+	[ "$(frames <log)" = "leaf middle main " ] || { fail "$name: from the core file gdb sees $(frames <log)"; cat log; }
+	eu-stack -e out --core core >log 2>&1
+	[ "$(grep -oE '\b(leaf|middle|main)[.a-z]*\.optvm\.[0-9]' log | sed 's/[.].*//' | tr '\n' ' ')" = "leaf middle main " ] ||
+		{ fail "$name: from the core file eu-stack sees $(cat log)"; }
+
+	# return addresses - 1, less the bias, through the map to the original's lines
+	"$OPTVM" dump map out >map || fail "$name: dump map"
+	debug -ex 'python
+f = gdb.newest_frame()
+s = int(gdb.parse_and_eval("(long)&_start"))
+while f:
+    n = f.name() or ""
+    if "optvm" in n and "_start" not in n: print("PC", hex(f.pc() - 1 - s))
+    f = f.older()' out core 2>/dev/null | sed -n 's/^PC //p' >pcs
+	local start
+	start=$(nm in | awk '$3 == "_start" {print $1}')
+	pcs=$(while read -r pc; do
+		python3 - "$pc" "$start" <<-'EOP'
+			import sys
+			pc = int(sys.argv[1], 16) + int(sys.argv[2], 16)
+			for line in open('map'):
+			    new, n, old = line.split()[:3]
+			    if int(new, 16) <= pc < int(new, 16) + int(n): print(old)
+		EOP
+	done <pcs)
+	# shellcheck disable=SC2086
+	[ "$(addr2line -e in $pcs | sed -n 's/.*p\.c:\([0-9]*\).*/\1/p' | tr '\n' ' ')" = "$want" ] ||
+		fail "$name: lines $want, by the map $(addr2line -e in $pcs | tr '\n' ' ')"
+
+	strip -o stripped in
+	"$OPTVM" rewrite -q stripped --uniform -f -o out || fail "$name, stripped: rewrite"
+	rm -f core
+	DIE=1 debug -ex run -ex bt ./out >log
+	[ "$(grep -cE '^#[0-9]+ +0x[0-9a-f]+ in optvm_[0-9a-f]+ \(\)' log)" -ge 3 ] || { fail "$name, stripped: gdb sees"; cat log; }
+}
+check_kind pie
+check_kind no-pie -no-pie
+check_kind static-pie -static-pie
+check_kind lld -fuse-ld=lld
+
+"$OPTVM" dump map in 2>/dev/null
+[ $? = 3 ] || fail "dump map of a file that was not rewritten: not 3"
+
+gcc -g -O2 p.c -o in && "$OPTVM" rewrite -q in --uniform -f -o out
+if command -v perf >/dev/null && LONG=1 perf record -q -e cpu-clock:u -g -o perf.data ./out >/dev/null 2>&1; then
+	HOME=$dir perf report -i perf.data --stdio --no-children -g none 2>/dev/null | grep -v '^#' >log
+	grep -m1 '%' log | grep -q ' main\.optvm\.[0-9]*' || { fail "perf does not name the hottest copy"; head -5 log; }
+else
+	echo "without perf: it cannot record here"
+fi
+exit $bad
