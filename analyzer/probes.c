@@ -108,9 +108,9 @@ static uint32_t spot_before(const struct ovm_cfg *cfg, uint32_t from, uint32_t l
 
 /* The first instruction of the block before which the flags are dead: so a
  * block that is left by a call that does not return is counted too. */
-static uint32_t find_spot(const struct planner *planner, uint32_t bb)
+uint32_t ovm_probe_spot(struct ovm_decoder *dec, const struct ovm_image *image,
+			const struct ovm_cfg *cfg, uint32_t bb)
 {
-	const struct ovm_cfg *cfg = planner->cfg;
 	const struct ovm_block *block = &cfg->blocks[bb];
 	uint32_t from = block->first_insn, behind = block->first_insn + block->n_insns;
 	uint32_t end = end_without_nops(cfg, block), spot = OVM_NONE;
@@ -126,8 +126,7 @@ static uint32_t find_spot(const struct planner *planner, uint32_t bb)
 		return spot;
 	const struct ovm_insn *last = &cfg->insns[behind - 1];
 	ovm_va next = last->kind == OVM_INSN_JMP ? last->target : block->hi;
-	unsigned ahead = ovm_flags_distance(planner->dec, planner->program->image, cfg, next,
-					    OVM_FLAGS_HORIZON - 1);
+	unsigned ahead = ovm_flags_distance(dec, image, cfg, next, OVM_FLAGS_HORIZON - 1);
 	return ahead ? spot_before(cfg, from, behind - 1, end, ahead + 1) : OVM_NONE;
 }
 
@@ -274,7 +273,8 @@ static void add_arcs(struct planner *planner)
 	find_shared_tables(planner);
 	ovm_cfg_foreach_bb (cfg, bb)
 		if (is_node(planner, bb)) {
-			planner->spot[bb] = find_spot(planner, bb);
+			planner->spot[bb] =
+			    ovm_probe_spot(planner->dec, planner->program->image, planner->cfg, bb);
 			add_ways_out(planner, bb);
 		}
 	ovm_cfg_foreach_bb (cfg, bb)

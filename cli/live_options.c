@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
@@ -11,6 +12,8 @@ int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
 	struct ovm_sampler_opts s = {.event = opts->value[OVM_OPT_EVENT],
 				     .force_ptrace = ovm_option_given(opts, OVM_OPT_PTRACE)};
 	struct ovm_round_opts r = {.uniform = ovm_option_given(opts, OVM_OPT_UNIFORM),
+				   .always = ovm_option_given(opts, OVM_OPT_ALWAYS),
+				   .metric = opts->value[OVM_OPT_METRIC],
 				   .only = opts->value[OVM_OPT_ONLY_MODULE],
 				   .skip = opts->value[OVM_OPT_SKIP]};
 	uint64_t sample_ms, max_pause;
@@ -58,6 +61,22 @@ int ovm_live_pid(struct ovm_ctx *ctx, const struct ovm_options *opts, pid_t *pid
 	return 0;
 }
 
+static void print_measured(const struct ovm_ctx *ctx, const struct ovm_measured *m)
+{
+	const struct ovm_verdict *v = &m->verdict;
+	char by[64] = "the metric";
+	if (m->n_gauges)
+		snprintf(by, sizeof(by), "%u code entries", m->n_gauges);
+	if (v->n_pairs)
+		ovm_summary(
+		    ctx,
+		    "measured: time for the same work %.3f of what it was (between %.3f and "
+		    "%.3f; %u pairs of windows in %.1f s, by %s)",
+		    v->ratio, v->lo, v->hi, v->n_pairs, m->took_s, by);
+	else if (m->why_not[0])
+		ovm_summary(ctx, "not measured: %s", m->why_not);
+}
+
 void ovm_live_summary(const struct ovm_ctx *ctx, const struct ovm_round_result *r)
 {
 	char bytes[32];
@@ -78,4 +97,5 @@ void ovm_live_summary(const struct ovm_ctx *ctx, const struct ovm_round_result *
 		    "%u of them counted for %.2f s; longest pause %.2f ms, %u threads, %u moved",
 		    r->n_regions, r->n_modules, bytes, r->n_patches, r->patched_after_s,
 		    r->n_counted, r->counted_ms / 1e3, r->pause_ms, r->n_threads, r->n_moved);
+	print_measured(ctx, &r->measured);
 }

@@ -118,12 +118,13 @@ bool ovm_count_has_exit(const struct ovm_cfg *cfg, uint32_t bb, uint32_t insn)
 	return insn + 1 < block->first_insn + block->n_insns || block->n_edges;
 }
 
-static uint32_t count_exits(const struct ovm_cfg *cfg, uint32_t bb, uint32_t n_body)
+static uint32_t count_exits(const struct ovm_emit_plan *plan, const struct ovm_slot *slot,
+			    uint32_t n_body)
 {
-	const struct ovm_block *block = &cfg->blocks[bb];
-	uint32_t n = 0;
-	for (uint32_t k = block->first_insn; k < block->first_insn + n_body; k++)
-		n += ovm_count_has_exit(cfg, bb, k);
+	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
+	uint32_t first = cfg->blocks[slot->block].first_insn, n = 0;
+	for (uint32_t k = first; plan->is_instrumented && k < first + n_body; k++)
+		n += ovm_count_has_exit(cfg, slot->block, k);
 	return n;
 }
 
@@ -133,7 +134,7 @@ uint32_t ovm_count_extra(const struct ovm_emit_plan *plan, uint32_t slot, uint32
 	if (!plan->probes)
 		return 0;
 	return (plan->pieces[slot].probe == OVM_NONE ? 0 : OVM_COUNTER_LEN) +
-	       OVM_EXIT_LEN * count_exits(plan->program->cfgs.v[s->cfg], s->block, n_body);
+	       OVM_EXIT_LEN * count_exits(plan, s, n_body);
 }
 
 uint32_t ovm_count_entries(const struct ovm_emit_plan *plan, uint32_t slot)
@@ -143,7 +144,7 @@ uint32_t ovm_count_entries(const struct ovm_emit_plan *plan, uint32_t slot)
 	if (!plan->probes)
 		return 0;
 	return (piece->probe != OVM_NONE) +
-	       count_exits(plan->program->cfgs.v[s->cfg], s->block, piece->n_body);
+	       count_exits(plan, s, piece->n_body);
 }
 
 bool ovm_count_write(uint8_t *bytes, ovm_va at, ovm_va counters, uint32_t counter)

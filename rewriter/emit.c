@@ -64,7 +64,7 @@ static const struct ovm_edge *edge_of_kind(const struct ovm_cfg *cfg, const stru
 static struct place follow(const struct ovm_emit_plan *plan, struct place at)
 {
 	const struct ovm_program *program = plan->program;
-	for (unsigned hop = plan->probes ? MAX_HOPS : 0; hop < MAX_HOPS && at.bb != OVM_NONE;
+	for (unsigned hop = plan->is_instrumented ? MAX_HOPS : 0; hop < MAX_HOPS && at.bb != OVM_NONE;
 	     hop++) {
 		const struct ovm_cfg *cfg = program->cfgs.v[at.cfg];
 		const struct ovm_block *block = &cfg->blocks[at.bb];
@@ -100,8 +100,8 @@ uint32_t ovm_emit_slot_of_entry(const struct ovm_emit_plan *plan, uint32_t cfg, 
 {
 	const struct ovm_cfg *graph = plan->program->cfgs.v[cfg];
 	const struct ovm_block *block = &graph->blocks[bb];
-	for (uint32_t e = block->first_edge; plan->probes && e < block->first_edge + block->n_edges;
-	     e++) {
+	for (uint32_t e = block->first_edge;
+	     plan->is_instrumented && e < block->first_edge + block->n_edges; e++) {
 		uint32_t probe = graph->edges[e].to.v == target.v
 				     ? ovm_count_edge_probe(plan, cfg, bb, e)
 				     : OVM_NONE;
@@ -156,7 +156,7 @@ static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm
 	    edge ? place_of_edge(program, slot->cfg, edge) : (struct place){OVM_NONE, OVM_NONE, to};
 	way.end = follow(plan, way.at);
 	way.count = edge ? edge->count : 0;
-	uint32_t probe = edge && plan->probes ? ovm_count_edge_probe(plan, slot->cfg, slot->block,
+	uint32_t probe = edge && plan->is_instrumented ? ovm_count_edge_probe(plan, slot->cfg, slot->block,
 								     (uint32_t)(edge - cfg->edges))
 					      : OVM_NONE;
 	way.stub = probe == OVM_NONE ? OVM_NONE : plan->stub_of[probe];
@@ -331,16 +331,17 @@ int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layou
 	*plan = (struct ovm_emit_plan){.program = program,
 				       .layout = layout,
 				       .probes = opts->probes,
+				       .is_instrumented = opts->probes && !opts->is_gauged,
 				       .counters = opts->counters};
 	index_slots(plan);
 	int rc = ovm_tables_plan(plan, &plan->tables, bad);
 	if (rc)
 		return rc;
 	plan->pieces = ovm_alloc_array(layout->slots.n, sizeof(*plan->pieces));
-	if (plan->probes) {
+	if (plan->probes)
 		ovm_count_plan(plan);
+	if (plan->is_instrumented)
 		ovm_value_plan(plan);
-	}
 	for (uint32_t i = 0; i < layout->slots.n; i++) {
 		if (layout->slots.v[i].call) {
 			plan_thunk(plan, i);
@@ -506,7 +507,7 @@ static enum ovm_refusal write_insn(struct writer *w, uint32_t i, uint32_t k, uin
 	if (why == OVM_REFUSE_NONE)
 		why = thunk == OVM_NONE ? copy_insn(w, insn, from, load)
 					: write_thunk_call(w, insn, thunk);
-	if (why == OVM_REFUSE_NONE && w->plan->probes && ovm_count_has_exit(cfg, slot->block, k))
+	if (why == OVM_REFUSE_NONE && w->plan->is_instrumented && ovm_count_has_exit(cfg, slot->block, k))
 		write_exit(w, insn);
 	return why;
 }

@@ -60,6 +60,7 @@ struct ovm_emit_plan {
 	const struct ovm_program *program; /* borrowed */
 	const struct ovm_layout *layout;   /* borrowed */
 	const struct ovm_probes *probes;   /* borrowed; NULL: plain copies */
+	bool is_instrumented;		   /* with probes: stubs, exits and thunks too */
 	ovm_va counters;		   /* with probes: address of counter 0 */
 	struct ovm_piece *pieces;	   /* [layout->slots.n] */
 	uint32_t *cfg_base;		   /* [cfgs.n]: where the cfg's blocks start in slot_of */

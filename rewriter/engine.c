@@ -122,7 +122,12 @@ static void plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts 
 {
 	struct stopwatch watch = {0};
 	lap_ms(&watch);
-	ovm_probes_build(dec, &engine->program, &engine->probes);
+	overlay_opts->is_gauged = !opts->is_counting;
+	if (opts->is_counting)
+		ovm_probes_build(dec, &engine->program, &engine->probes);
+	else
+		ovm_gauges_build(dec, &engine->program, opts->gauges, opts->n_gauges,
+				 &engine->probes);
 	overlay_opts->probes = &engine->probes;
 	overlay_opts->counters = opts->counters;
 	ovm_log(OVM_LOG_INFO, "probes: %u counters for %u arcs, %.1f ms", engine->probes.n_counters,
@@ -143,7 +148,7 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 		engine->layout.n_hot, lap_ms(&watch));
 	if (!engine->layout.slots.n)
 		return 0;
-	if (opts->is_counting)
+	if (opts->is_counting || opts->n_gauges)
 		plan_counters(dec, opts, engine, &overlay_opts);
 	lap_ms(&watch);
 	int rc = ovm_overlay_build(ctx, &engine->program, &engine->layout, &overlay_opts,
@@ -156,8 +161,7 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 			"overlay: %u bytes, %u instructions, %u patches, %u sites, %.1f ms",
 			engine->overlay.size, engine->overlay.n_insns, engine->overlay.patches.n,
 			engine->overlay.sites.n, lap_ms(&watch));
-	if (rc == 0 && (uint64_t)engine->overlay.n_counters * 8 > opts->counters_room &&
-	    opts->is_counting)
+	if (rc == 0 && (uint64_t)engine->overlay.n_counters * 8 > opts->counters_room)
 		return OVM_REFUSED;
 	return rc;
 }

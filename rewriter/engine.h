@@ -13,7 +13,9 @@ struct ovm_engine_opts {
 	struct ovm_layout_opts layout;
 	ovm_va base;                    /* where the overlay will be */
 	bool is_counting;               /* an instrumented overlay: original block order, all blocks */
-	ovm_va counters;                /* with is_counting: where the counters will be */
+	const ovm_va *gauges;           /* [n_gauges] ascending starts of regions whose entries are counted, in copies that are plain otherwise */
+	uint32_t n_gauges;
+	ovm_va counters;                /* with either: where the counters will be */
 	uint64_t counters_room;         /* bytes there */
 };
 
@@ -32,7 +34,7 @@ struct ovm_engine {
 	struct ovm_program program;
 	struct ovm_layout layout;
 	struct ovm_overlay overlay;
-	struct ovm_probes probes;     /* with is_counting */
+	struct ovm_probes probes;     /* with is_counting or gauges */
 	ovm_counted_calls calls;      /* with is_counting */
 	struct ovm_engine_stats stats;
 };

@@ -132,7 +132,7 @@ int ovm_overlay_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 	struct ovm_buf buf = {0};
 	struct ovm_bad bad = {OVM_NONE, OVM_REFUSE_NONE};
 	OVM_ASSERT((opts->base.v & 63) == 0);
-	if (opts->probes) {
+	if (opts->probes && !opts->is_gauged) {
 		ovm_count_layout(program, layout, opts->probes, &with_stubs);
 		layout = &with_stubs;
 	}

@@ -111,6 +111,7 @@ struct ovm_overlay_opts {
 	ovm_va base;       /* link-time address of byte 0; 64-byte aligned */
 	bool no_patches;   /* leave patches empty (tests) */
 	const struct ovm_probes *probes; /* NULL: plain copies; else instrumented ones, with EXIT nops behind calls */
+	bool is_gauged;    /* with probes: only counters of blocks, in copies that are plain otherwise */
 	ovm_va counters;   /* with probes: where the counters will be, within 2 GiB of the code */
 };
 

@@ -106,6 +106,7 @@ static int take_generation(struct ovm_ctx *ctx, struct ovm_generations *set, uin
 		rc = take_module(ctx, set, &file.modules.v[i], adopted, &built);
 	if (rc >= 0)
 		rc = built.modules.n ? 0 : OVM_REFUSED;
+	built.is_passing = set->state->v.v[idx].is_counting;
 	if (rc == 0)
 		ovm_generation_adopt(set, &built, &counters);
 	ovm_built_fini(&built);

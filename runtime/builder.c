@@ -112,7 +112,7 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 
 struct head {
 	uint32_t n_modules;
-	bool is_hooked;
+	bool is_passing, is_hooked;
 	struct ovm_unwindhook hook;
 	uint64_t n_refused[OVM_MAX_REFUSALS];
 	char why_not[200];
@@ -177,8 +177,10 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 
 static bool put_all(int fd, const struct ovm_ctx *ctx, const struct work *work)
 {
-	struct head head = {
-	    .n_modules = work->targets.n, .is_hooked = work->is_hooked, .hook = work->hook};
+	struct head head = {.n_modules = work->targets.n,
+			    .is_passing = work->opts->is_counting || work->opts->is_reference,
+			    .is_hooked = work->is_hooked,
+			    .hook = work->hook};
 	memcpy(head.n_refused, ctx->n_refused, sizeof(head.n_refused));
 	memcpy(head.why_not, work->why_not, sizeof(head.why_not));
 	bool ok = put(fd, &head, sizeof(head));
@@ -253,6 +255,7 @@ static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm
 	struct head head;
 	if (!take(r, &head, sizeof(head)))
 		return false;
+	out->is_passing = head.is_passing;
 	out->is_hooked = head.is_hooked;
 	out->hook = head.hook;
 	out->hook.module = head.is_hooked ? ovm_livemap_module(map, head.hook.function) : NULL;

@@ -11,13 +11,14 @@ struct ovm_built_module {
 	uint64_t n_samples;
 	struct ovm_engine_stats stats;
 	struct ovm_overlay overlay; /* owned; tables and fdes are left out */
-	ovm_arcs arcs;		    /* instrumented: what the counters mean */
+	ovm_arcs arcs;		    /* instrumented or gauged: what the counters mean */
 	uint32_t n_nodes;
 	ovm_counted_calls calls;
 };
 
 struct ovm_built {
 	OVM_VEC(struct ovm_built_module) modules;
+	bool is_passing;	    /* to be armed for moments only: counting, or to measure by */
 	bool is_hooked;		    /* hook is to be installed */
 	struct ovm_unwindhook hook; /* its page is chosen, its entries are not filled in */
 	uint64_t n_refused[OVM_MAX_REFUSALS];

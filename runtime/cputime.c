@@ -1,6 +1,7 @@
 #include "runtime/cputime.h"
 #include "runtime/procstat.h"
 
+#include <time.h>
 #include <unistd.h>
 
 uint64_t ovm_cpu_time_ms(pid_t pid)
@@ -9,4 +10,13 @@ uint64_t ovm_cpu_time_ms(pid_t pid)
 	if (!ovm_procstat_read(pid, &stat))
 		return 0;
 	return (stat.utime + stat.stime) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+double ovm_cpu_clock_ms(pid_t pid)
+{
+	clockid_t clock;
+	struct timespec now;
+	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &now))
+		return 0;
+	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }

@@ -7,4 +7,7 @@
  * 10 ms); 0 if unknown. */
 uint64_t ovm_cpu_time_ms(pid_t pid);
 
+/* The same to a microsecond. */
+double ovm_cpu_clock_ms(pid_t pid);
+
 #endif

@@ -261,3 +261,20 @@ void ovm_forks_follow(struct ovm_ctx *ctx, const struct ovm_generations *set, in
 			own.msg);
 	ovm_vec_free(&known);
 }
+
+bool ovm_forks_any(const struct ovm_generations *set)
+{
+	bool found = false;
+	DIR *dir = has_counters(set) ? opendir("/proc") : NULL;
+	for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+		pid_t pid = (pid_t)atoi(e->d_name);
+		struct search search = {.set = set};
+		if (pid <= 0 || pid == set->tracee->pid || pid == getpid())
+			continue;
+		ovm_livemap_walk(pid, visit_range, &search);
+		found = search.found;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}

@@ -15,4 +15,7 @@ struct ovm_forks_result {
 void ovm_forks_follow(struct ovm_ctx *ctx, const struct ovm_generations *set, int max_pause_ms,
 		      int timeout_ms, struct ovm_forks_result *out);
 
+/* Does any other process share counters with @set's? */
+bool ovm_forks_any(const struct ovm_generations *set);
+
 #endif

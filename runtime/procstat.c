@@ -10,6 +10,7 @@ bool ovm_procstat_read(pid_t pid, struct ovm_procstat *out)
 	char name[64], buf[1024];
 	struct ovm_procstat s = {0};
 	int parent;
+	long cutime, cstime;
 	snprintf(name, sizeof(name), "/proc/%d/stat", (int)pid);
 	FILE *f = fopen(name, "re");
 	if (!f)
@@ -19,10 +20,12 @@ bool ovm_procstat_read(pid_t pid, struct ovm_procstat *out)
 	buf[n] = '\0';
 	const char *p = strrchr(buf, ')');
 	if (!p || sscanf(p + 1,
-			 " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d "
+			 " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %*d "
 			 "%*d %llu",
-			 &s.state, &parent, &s.flags, &s.utime, &s.stime, &s.start) != 6)
+			 &s.state, &parent, &s.flags, &s.utime, &s.stime, &cutime, &cstime,
+			 &s.start) != 8)
 		return false;
+	s.children_time = (uint64_t)(cutime + cstime);
 	s.parent = (pid_t)parent;
 	*out = s;
 	return true;

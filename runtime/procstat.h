@@ -10,6 +10,7 @@ struct ovm_procstat {
 	pid_t parent;
 	unsigned long flags;	  /* the kernel's PF_* */
 	uint64_t utime, stime;	  /* of all threads, in clock ticks */
+	uint64_t children_time;	  /* of children it has waited for, in clock ticks */
 	unsigned long long start; /* clock ticks after boot: with the pid, the name of a process for
 				     as long as the machine is up */
 };

@@ -50,6 +50,37 @@ static json_t *module_json(const struct ovm_built_module *m)
 	return o;
 }
 
+static json_t *footprint_json(const struct ovm_footprint *f)
+{
+	json_t *o = json_object();
+	set_u64(o, "samples", f->n_samples);
+	json_object_set_new(o, "lines", json_real(f->lines));
+	json_object_set_new(o, "pages", json_real(f->pages));
+	json_object_set_new(o, "outside", json_real(f->outside));
+	json_object_set_new(o, "may_gain", json_boolean(ovm_footprint_may_gain(f)));
+	return o;
+}
+
+static json_t *measured_json(const struct ovm_measured *m)
+{
+	json_t *o = json_object();
+	set_u64(o, "pairs", m->verdict.n_pairs);
+	if (m->verdict.n_pairs) {
+		json_object_set_new(o, "time_ratio", json_real(m->verdict.ratio));
+		json_object_set_new(o, "at_least", json_real(m->verdict.lo));
+		json_object_set_new(o, "at_most", json_real(m->verdict.hi));
+		json_object_set_new(o, "undone", json_boolean(m->is_loss));
+	}
+	if (m->why_not[0])
+		json_object_set_new(o, "why_not_measured", text(m->why_not));
+	json_object_set_new(o, "by",
+			    json_string(m->n_gauges ? "entries per CPU second" : "metric"));
+	set_u64(o, "gauges", m->n_gauges);
+	json_object_set_new(o, "seconds", json_real(m->took_s));
+	json_object_set_new(o, "measuring_pause_ms", json_real(m->max_pause_ms));
+	return o;
+}
+
 static json_t *refusals_json(const struct ovm_built *built)
 {
 	json_t *o = json_object();
@@ -66,7 +97,8 @@ static json_t *report_json(const struct ovm_round *round, const struct ovm_profi
 	const struct ovm_built *built = ovm_round_built(round);
 	json_t *o = json_object(), *modules = json_array();
 	json_object_set_new(o, "schema", json_sprintf("optvm.%s/1", round->by));
-	json_object_set_new(o, "optimized", json_boolean(r->n_patches || r->n_moved));
+	json_object_set_new(o, "optimized",
+			    json_boolean((r->n_patches || r->n_moved) && !r->measured.is_loss));
 	if (r->why_not[0])
 		json_object_set_new(o, "why_not", text(r->why_not));
 	if (wstatus && WIFEXITED(*wstatus))
@@ -87,6 +119,10 @@ static json_t *report_json(const struct ovm_round *round, const struct ovm_profi
 	json_object_set_new(o, "patched_after_s", json_real(r->patched_after_s));
 	for (uint32_t i = 0; built && i < built->modules.n; i++)
 		json_array_append_new(modules, module_json(&built->modules.v[i]));
+	if (r->footprint.n_samples)
+		json_object_set_new(o, "footprint", footprint_json(&r->footprint));
+	if (r->measured.verdict.n_pairs || r->measured.why_not[0])
+		json_object_set_new(o, "measured", measured_json(&r->measured));
 	json_object_set_new(o, "modules", modules);
 	json_object_set_new(o, "refused", refusals_json(built));
 	return o;

@@ -1,7 +1,7 @@
-/*   sample -> count -> build in a child process -> load, switch
- *      |        |               |                      |
- *      +--------+---------------+----------------------+--> over: the process ended, or we were
- *                                                           told to stop; nothing is waited for
+/*   sample -> predict -> count -> build in a child process -> load, switch -> measure
+ *      |                   |               |                      |
+ *      +-------------------+---------------+----------------------+--> over: the process ended, or
+ * we were told to stop; nothing is waited for
  *
  * A process that was optimized before, by whomever, goes on being so while it is sampled: samples
  * in copies count for what they are copies of. Only in the window of counting it runs instrumented
@@ -17,9 +17,11 @@
 #include "runtime/counting.h"
 #include "runtime/cputime.h"
 #include "runtime/forks.h"
+#include "runtime/gauge.h"
 #include "runtime/tunables.h"
 
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -72,14 +74,6 @@ static int open_state(struct ovm_ctx *ctx, struct ovm_round *r)
 	return rc;
 }
 
-static bool is_counting(const struct ovm_generation *gen)
-{
-	bool any = false;
-	for (uint32_t i = 0; i < gen->built.modules.n; i++)
-		any |= gen->built.modules.v[i].overlay.n_counters > 0;
-	return any;
-}
-
 /* An optvm was killed in its window. */
 static int disarm_counting(struct ovm_ctx *ctx, struct ovm_round *r)
 {
@@ -88,14 +82,15 @@ static int disarm_counting(struct ovm_ctx *ctx, struct ovm_round *r)
 	bool *want = ovm_alloc_array(r->set.v.n, sizeof(bool)), any = false;
 	for (uint32_t i = 0; i < r->set.v.n; i++) {
 		const struct ovm_generation *gen = &r->set.v.v[i];
-		want[i] = gen->is_armed && !is_counting(gen);
-		any |= gen->is_armed && is_counting(gen);
+		want[i] = gen->is_armed && !gen->built.is_passing;
+		any |= gen->is_armed && gen->built.is_passing;
 	}
 	int rc = any ? ovm_switch(ctx, &r->set, want, max_pause(r), &switched) : 0;
 	if (any && rc == 0)
 		ovm_forks_follow(ctx, &r->set, max_pause(r), OVM_RT_FORKS_MS, &forks);
 	for (uint32_t i = 0; i < r->set.v.n && rc == 0; i++)
-		r->set.v.v[i].counters.inode = 0; /* nobody counts there any more */
+		if (r->set.v.v[i].built.is_passing)
+			r->set.v.v[i].counters.inode = 0; /* nobody counts there any more */
 	free(want);
 	return rc;
 }
@@ -189,6 +184,25 @@ static struct ovm_target_opts target_opts(const struct ovm_round *r)
 	};
 }
 
+/* Rule R12, first half: is there anything to be gained? */
+static int predict(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	struct ovm_footprint *f = &r->result.footprint;
+	if (r->opts->always || r->opts->uniform || r->opts->metric)
+		return 0;
+	*f = ovm_footprint(ovm_sampler_profile(r->sampler));
+	ovm_log(OVM_LOG_INFO, "footprint: %.0f lines, %.0f pages, %.2f outside", f->lines, f->pages,
+		f->outside);
+	if (ovm_footprint_may_gain(f))
+		return 0;
+	ovm_fail(
+	    ctx, OVM_OK,
+	    "no gain predicted: its time goes to about %.0f lines of code in %.0f pages, which "
+	    "fit the caches in any order (--always: optimize all the same)",
+	    f->lines, f->pages);
+	return OVM_REFUSED;
+}
+
 /* One window of instrumented copies. If nothing comes of it the samples have to do. */
 static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 {
@@ -225,12 +239,12 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 }
 
 /* Build in the background; ends early if it is over. */
-static int build(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *built)
+static int build(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_target_opts *opts,
+		 struct ovm_built *built)
 {
-	const struct ovm_target_opts opts = target_opts(r);
 	struct ovm_builder builder;
 	int rc = ovm_builder_start(ctx, &r->set,
-				   r->profile ? r->profile : ovm_sampler_profile(r->sampler), &opts,
+				   r->profile ? r->profile : ovm_sampler_profile(r->sampler), opts,
 				   &builder);
 	if (rc)
 		return rc;
@@ -276,20 +290,99 @@ static int switch_to(struct ovm_ctx *ctx, struct ovm_round *r, uint32_t idx)
 	return rc;
 }
 
-static int install(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *built)
+/* Into the process, not armed. With counters if it has any. */
+static int load(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *built,
+		struct ovm_countmem *counters, uint32_t *idx)
 {
-	uint32_t idx;
+	uint64_t size = ovm_built_counter_bytes(built);
 	if (!built->modules.n)
 		return refuse(ctx, built->why_not);
-	int rc = ovm_generation_load(ctx, &r->set, built, NULL, &idx);
-	return rc ? rc : switch_to(ctx, r, idx);
+	int rc = size ? ovm_countmem_open(ctx, size, r->pid, counters) : 0;
+	if (rc == 0)
+		rc = ovm_generation_load(ctx, &r->set, built, size ? counters : NULL, idx);
+	if (size)
+		ovm_countmem_hide(counters);
+	return rc;
+}
+
+/* Rule R12, second half. What goes wrong here means that nothing is known of the speed, and the
+ * process keeps what it has. */
+static int measure(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_gauges *gauges)
+{
+	struct ovm_measured *out = &r->result.measured;
+	struct ovm_countmem counters = {.fd = -1};
+	struct ovm_built reference = {0};
+	struct ovm_target_opts opts = target_opts(r);
+	struct ovm_measure_opts how = {.reference = OVM_NONE,
+				       .optimized = r->final,
+				       .max_pause_ms = max_pause(r),
+				       .metric = r->opts->metric,
+				       .is_over = r->is_over,
+				       .arg = r->arg};
+	int rc = 0;
+	opts.gauges = gauges;
+	opts.is_reference = true;
+	if (!how.metric && gauges->v.n) {
+		rc = build(ctx, r, &opts, &reference);
+		if (rc == 0)
+			rc = load(ctx, r, &reference, &counters, &how.reference);
+	}
+	if (rc == 0)
+		rc = ovm_measure(ctx, &r->set, &how, out);
+	if (rc)
+		snprintf(out->why_not, sizeof(out->why_not), "%.159s", ctx->msg);
+	if (r->state && out->verdict.n_pairs)
+		ovm_state_measured(r->state, out->is_loss ? 0 : out->verdict.ratio);
+	ovm_countmem_close(&counters);
+	ovm_built_fini(&reference);
+	if (rc == 0 && out->is_loss) {
+		ovm_fail(ctx, OVM_OK,
+			 "undone: the same work took %.3f times as long (%u pairs of windows, "
+			 "between %.3f and %.3f)",
+			 out->verdict.ratio, out->verdict.n_pairs, out->verdict.lo,
+			 out->verdict.hi);
+		r->final = OVM_NONE;
+		return OVM_REFUSED;
+	}
+	ctx->err = OVM_OK;
+	ctx->msg[0] = '\0';
+	return 0;
+}
+
+static bool measures(const struct ovm_round *r)
+{
+	return r->opts->metric || !(r->opts->always || r->opts->uniform);
+}
+
+/* Build, install, and see whether it was worth it. */
+static int optimize(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	struct ovm_target_opts opts = target_opts(r);
+	struct ovm_countmem counters = {.fd = -1};
+	struct ovm_gauges gauges = {0};
+	struct ovm_built built = {0};
+	uint32_t idx;
+	if (measures(r) && !r->opts->metric && r->result.n_counted)
+		ovm_gauges_choose(r->profile, r->result.counted_ms, &r->map, &gauges);
+	opts.gauges = &gauges;
+	int rc = build(ctx, r, &opts, &built);
+	if (rc == 0)
+		rc = load(ctx, r, &built, &counters, &idx);
+	if (rc == 0)
+		rc = switch_to(ctx, r, idx);
+	if (rc == 0 && measures(r))
+		rc = measure(ctx, r, &gauges);
+	ovm_countmem_close(&counters);
+	ovm_vec_free(&gauges.v);
+	ovm_built_fini(&built);
+	return rc;
 }
 
 /* There is no room for another generation. */
 static int arm_again(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	uint32_t idx = r->set.v.n;
-	while (idx > 0 && is_counting(&r->set.v.v[idx - 1]))
+	while (idx > 0 && r->set.v.v[idx - 1].built.is_passing)
 		idx--;
 	if (!idx || r->set.v.v[idx - 1].is_armed)
 		return ovm_fail(ctx, OVM_E_TARGET,
@@ -320,10 +413,11 @@ void ovm_round_fini(struct ovm_round *r)
 
 int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
 {
-	struct ovm_built built = {0};
 	if (r->set.v.n >= OVM_RT_MAX_GENERATIONS)
 		return arm_again(ctx, r);
 	int rc = sample(ctx, r);
+	if (rc == 0)
+		rc = predict(ctx, r);
 	if (rc == 0) /* again if it is an attached one: libraries may have been loaded since */
 		rc = ovm_round_look(ctx, r);
 	if (rc == 0) {
@@ -331,11 +425,8 @@ int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
 			ovm_sampler_stop(r->sampler);
 		else
 			count(ctx, r);
-		rc = is_over(r) ? fail_over(ctx) : build(ctx, r, &built);
+		rc = is_over(r) ? fail_over(ctx) : optimize(ctx, r);
 	}
-	if (rc == 0)
-		rc = install(ctx, r, &built);
-	ovm_built_fini(&built);
 	return rc;
 }
 

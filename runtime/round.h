@@ -2,8 +2,10 @@
 #define OVM_ROUND_H
 /* One round of optimization on a process that runs: sample, count, build in the background, switch.
  * What `run` and `attach` have in common. */
+#include "analyzer/footprint.h"
 #include "profiler/sampler.h"
 #include "runtime/adopt.h"
+#include "runtime/measure.h"
 
 struct ovm_round_opts {
 	unsigned sample_ms; /* CPU time of the process to sample before building; 0: the default */
@@ -13,6 +15,8 @@ struct ovm_round_opts {
 	bool uniform;		 /* tests: copy every region of every module that has samples */
 	const char *only, *skip; /* globs over module paths, NULL: none */
 	bool no_counters;	 /* samples only */
+	bool always;		 /* whatever is predicted, and without measuring by gauges */
+	const char *metric;	 /* a command to measure by, see measure.h; NULL: none */
 };
 
 struct ovm_round_result { /* for the summary line */
@@ -22,6 +26,8 @@ struct ovm_round_result { /* for the summary line */
 	double counted_ms;		  /* for which they ran instrumented */
 	double pause_ms, patched_after_s; /* since round->started_ms */
 	bool is_again;			  /* nothing was built, what was there is armed again */
+	struct ovm_footprint footprint;	  /* what was predicted from; n_samples 0: nothing was */
+	struct ovm_measured measured;	  /* n_pairs 0: was not */
 	char why_not[200];		  /* empty if patched */
 };
 

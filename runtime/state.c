@@ -376,18 +376,19 @@ int ovm_state_add(struct ovm_ctx *ctx, struct ovm_state *s, const struct ovm_bui
 {
 	char name[OVM_STATE_NAME], ids[OVM_RT_MAX_MODULES][48];
 	struct ovm_buf bytes = {0};
-	struct ovm_state_generation gen = {.loaded = now()};
+	struct ovm_state_generation gen = {.loaded = now(), .is_counting = built->is_passing};
+	bool has_counters = false;
 	OVM_ASSERT(s->lock_fd >= 0 && built->modules.n <= OVM_RT_MAX_MODULES);
 	gen.number = s->v.n ? s->v.v[s->v.n - 1].number + 1 : 0;
 	for (uint32_t i = 0; i < built->modules.n; i++) {
 		struct ovm_state_module m;
 		read_id(built->modules.v[i].module->path, ids[i]);
 		describe(&built->modules.v[i], ids[i], &m);
-		gen.is_counting |= m.counters.v != 0;
+		has_counters |= m.counters.v != 0;
 		ovm_vec_push(&gen.modules, m);
 	}
 	gen_name(s, gen.number, name);
-	int rc = ovm_genfile_encode(ctx, built, ids, gen.is_counting ? counters : NULL, &bytes);
+	int rc = ovm_genfile_encode(ctx, built, ids, has_counters ? counters : NULL, &bytes);
 	if (rc == 0)
 		rc = ovm_statedir_write(ctx, &s->dir, name, bytes.v, bytes.n);
 	ovm_log(OVM_LOG_INFO, "%s: %zu bytes", name, bytes.n);
@@ -460,7 +461,14 @@ void ovm_state_done(struct ovm_state *s, bool has_changed, double pause_ms)
 	if (has_changed) {
 		s->since = now();
 		s->pause_ms = pause_ms;
+		s->gain = 0;
 	}
+	try_write(s);
+}
+
+void ovm_state_measured(struct ovm_state *s, double ratio)
+{
+	s->gain = ratio;
 	try_write(s);
 }
 

@@ -21,8 +21,9 @@ struct ovm_state_module {
 };
 
 struct ovm_state_generation {
-	uint32_t number; /* of its file */
-	bool is_counting, is_armed, is_wanted;
+	uint32_t number;  /* of its file */
+	bool is_counting; /* to be armed for moments only: counting, or to measure by */
+	bool is_armed, is_wanted;
 	double loaded; /* seconds since 1970 */
 	OVM_VEC(struct ovm_state_module) modules;
 };
@@ -34,7 +35,7 @@ struct ovm_state {
 	char *version, *by;	  /* of the optvm that wrote this; its command; owned */
 	double since;		  /* of the last change, seconds since 1970 */
 	double pause_ms;	  /* of the last switch */
-	double gain;		  /* measured: time before / time after; 0 unknown */
+	double gain;		  /* measured: time after / time before; 0 unknown */
 	bool is_done;		  /* false: a switch to what is_wanted says was begun */
 	OVM_VEC(struct ovm_state_generation) v; /* in order of loading */
 	pid_t busy;				/* of a list: an optvm at work on it now, 0 none */
@@ -66,6 +67,9 @@ int ovm_state_load(struct ovm_ctx *ctx, const struct ovm_state *state, uint32_t 
  * only logged: the process's memory tells it too. */
 void ovm_state_plan(struct ovm_state *state, const bool *want);
 void ovm_state_done(struct ovm_state *state, bool has_changed, double pause_ms);
+
+/* What is armed needs @ratio of the time; 0: not known, as after every switch to something new. */
+void ovm_state_measured(struct ovm_state *state, double ratio);
 
 /* Remove all files of the process; the state has no generations then. */
 void ovm_state_forget(struct ovm_state *state);

@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef OVM_VEC(ovm_va) ovm_vas;
+
 /* --- choosing
  * ---------------------------------------------------------------------------------------------- */
 
@@ -127,13 +129,22 @@ static void skip_counted(const struct ovm_counted *counted, const struct ovm_liv
 	}
 }
 
+static bool is_gauged(const ovm_vas *gauges, ovm_va lo)
+{
+	bool any = false;
+	for (uint32_t i = 0; i < gauges->n; i++)
+		any |= gauges->v[i].v == lo.v;
+	return any;
+}
+
 /* Mark regions that must not be copied in this process. NULL if there are none. */
 static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		       const struct ovm_target *target, const struct ovm_unwindhook *hook,
-		       const struct ovm_counted *counted, uint64_t bias)
+		       const struct ovm_target_opts *opts, const ovm_vas *gauges, uint64_t bias)
 {
 	struct ovm_regions regions = {0};
-	if ((hook && hook->module != target->module && !counted) ||
+	const struct ovm_counted *counted = opts->counted;
+	if ((hook && hook->module != target->module && !counted && !opts->is_reference) ||
 	    ovm_regions_build(ctx, target->image, &regions))
 		return NULL;
 	bool *skip = ovm_alloc_array(regions.v.n, sizeof(bool));
@@ -145,6 +156,8 @@ static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 					    regions.v.v[i].hi);
 		else
 			skip[i] = !is_leaf(dec, target->image, &regions.v.v[i], &scratch);
+	for (uint32_t i = 0; opts->is_reference && i < regions.v.n; i++)
+		skip[i] |= !is_gauged(gauges, regions.v.v[i].lo);
 	if (counted)
 		skip_counted(counted, target->module, &regions, skip);
 	ovm_vec_free(&scratch);
@@ -227,6 +240,13 @@ static uint64_t whole_pages(uint64_t size)
 	return (size + 4095) & ~UINT64_C(4095);
 }
 
+static void gauges_of(const struct ovm_target *target, const struct ovm_gauges *all, ovm_vas *out)
+{
+	for (uint32_t i = 0; all && i < all->v.n; i++)
+		if (all->v.v[i].module->lo.v == target->module->lo.v)
+			ovm_vec_push(out, all->v.v[i].entry);
+}
+
 /* Room for the overlay before its size is known: copies are seldom larger than the code. */
 static uint64_t room_for(const struct ovm_image *image)
 {
@@ -247,12 +267,19 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	if (rc)
 		return rc;
 	uint64_t bias = target->module->bias, room = room_for(target->image);
-	uint64_t counters_room = opts->is_counting ? whole_pages(room / OVM_RT_COUNTERS_SHARE) : 0;
+	ovm_vas gauges = {0};
+	gauges_of(target, opts->gauges, &gauges);
+	if (opts->is_reference && !gauges.n)
+		return refuse(ctx, target, "nothing to measure by");
+	uint64_t counters_room = opts->is_counting ? whole_pages(room / OVM_RT_COUNTERS_SHARE)
+						   : whole_pages(gauges.n * sizeof(uint64_t));
 	room = whole_pages(room) + counters_room;
 	rc = ovm_codemem_place(ctx, map, target->module, room, &target->at);
-	if (rc)
+	if (rc) {
+		ovm_vec_free(&gauges);
 		return rc;
-	bool *skip = skip_list(ctx, dec, target, hook, opts->counted, bias);
+	}
+	bool *skip = skip_list(ctx, dec, target, hook, opts, &gauges, bias);
 	target->counters = ovm_rta_of(target->at.v + room - counters_room);
 	for (unsigned attempt = 0; attempt < 2; attempt++) {
 		struct ovm_engine_opts engine_opts = {
@@ -260,9 +287,11 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		    .uniform = opts->uniform,
 		    .is_live = true,
 		    .skip_region = skip,
-		    .layout = {.order = OVM_ORDER_CDSORT},
+		    .layout = {.order = OVM_ORDER_CDSORT, .keep_block_order = opts->is_reference},
 		    .base = ovm_rta_to_va(target->at, bias),
 		    .is_counting = opts->is_counting,
+		    .gauges = gauges.v,
+		    .n_gauges = gauges.n,
 		    .counters = ovm_rta_to_va(target->counters, bias),
 		    .counters_room = counters_room,
 		};
@@ -277,6 +306,7 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		rc = refuse(ctx, target, ovm_refusal_text(OVM_REFUSE_CHANGED));
 	}
 	free(skip);
+	ovm_vec_free(&gauges);
 	if (rc == OVM_REFUSED && !ctx->msg[0])
 		refuse(ctx, target, "nothing to copy");
 	if (rc == 0 && target->engine.overlay.size > room - counters_room)

@@ -15,6 +15,14 @@ struct ovm_counted { /* region starts that have instrumented copies already */
 	v;
 };
 
+struct ovm_gauges { /* entries that shall be counted in optimized code, to measure it (gauge.h) */
+	OVM_VEC(struct ovm_gauge {
+		const struct ovm_live_module *module; /* borrowed from the map */
+		ovm_va entry;
+	})
+	v; /* sorted by (module's lowest address, entry) */
+};
+
 struct ovm_target_opts {
 	uint64_t min_samples;	 /* of a module; fewer: left alone */
 	bool uniform;		 /* copy every region of every module that has samples */
@@ -22,6 +30,8 @@ struct ovm_target_opts {
 	bool is_counting;	 /* instrumented overlays */
 	const struct ovm_counted
 	    *counted; /* is_counting: leave out what these already count; or NULL */
+	const struct ovm_gauges *gauges; /* NULL: none */
+	bool is_reference; /* with gauges: copy only their regions, in the original order */
 };
 
 struct ovm_target {
@@ -31,7 +41,7 @@ struct ovm_target {
 	struct ovm_image *image;
 	struct ovm_engine engine;
 	ovm_rta at;	  /* where the overlay will be */
-	ovm_rta counters; /* is_counting: where its counters will be */
+	ovm_rta counters; /* is_counting or gauges: where its counters will be */
 };
 typedef OVM_VEC(struct ovm_target) ovm_targets;
 

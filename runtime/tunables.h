@@ -48,8 +48,22 @@ enum {
 	OVM_RT_MAX_GENERATIONS = 16, /* in one process, counting ones too: they stay for ever */
 	OVM_RT_ATTACH_MS = 30000,    /* a process that hardly computes is sampled for so long */
 	OVM_RT_SERVICE_MS = 5,	     /* while one is in that state: how often to look */
+	/* measuring (measure.c) */
+	OVM_RT_GAUGES = 64,
+	OVM_RT_GAUGE_MIN = 500, /* entries a second */
+	OVM_RT_GAUGE_MAX = 20000,
+	OVM_RT_MEASURE_COUNTS = 10,    /* in a window; a gauge with fewer has no opinion */
+	OVM_RT_MEASURE_WINDOW_MS = 20, /* of CPU time; at least */
+	OVM_RT_MEASURE_PAUSES = 4,     /* and so many times the pause of a switch */
+	OVM_RT_MEASURE_WARM_MS = 3,    /* behind a switch */
+	OVM_RT_MEASURE_STEP_MS = 1,
+	OVM_RT_MEASURE_MS = 10000,	       /* a process that hardly computes: no longer */
+	OVM_RT_MEASURE_METRIC_WINDOW_MS = 500, /* by the clock */
+	OVM_RT_MEASURE_METRIC_MS = 90000,
 };
 
-#define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */
+#define OVM_RT_MEASURE_ERROR 0.025 /* the chance that something harmless is undone */
+#define OVM_RT_MEASURE_LOSS 0.01   /* that much slower: undone */
+#define OVM_RT_WINDOW_CHANGE 0.05  /* halves of a window differ by less: it has learned enough */
 
 #endif

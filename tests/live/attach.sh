@@ -91,7 +91,7 @@ finish() {
 	wait "$pid" || fail "$1: the process ended with $?"
 	[ "$(cat out.txt)" = "0 0" ] || fail "$1: wrong results: $(cat out.txt)"
 }
-attach() { "$tool" attach --sample-ms 150 "$@" "$pid"; }
+attach() { "$tool" attach --always --sample-ms 150 "$@" "$pid"; }
 untraced() {
 	grep -q '^TracerPid:	0' "/proc/$pid/status" || fail "$1: still traced"
 	! grep -q '^State:	[tT]' /proc/"$pid"/task/*/status || fail "$1: stopped"
@@ -167,8 +167,8 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
 	setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR= ./tool detach "$pid" 2>/dev/null; [ $? = 4 ] || fail "detach of another user's process"
 fi
 ./prog >out2.txt & second=$!
-(sleep 1; "$tool" attach --sample-ms 150 "$second") 2>/dev/null & # two at once: one waits, or says so
-"$tool" attach --duration 1.2 "$second" 2>/dev/null
+(sleep 1; "$tool" attach --always --sample-ms 150 "$second") 2>/dev/null & # two at once: one waits, or says so
+"$tool" attach --always --duration 1.2 "$second" 2>/dev/null
 wait $! || true
 kill -TERM $second
 wait $second || fail "two tools at once"
@@ -195,7 +195,7 @@ finish "what cannot be"
 [ -z "$(ls run/optvm)" ] || fail "stale files: $(ls run/optvm)"
 
 # --- run leaves state too, and what it did can be undone
-"$tool" run --sample-ms 150 -- ./prog >out.txt & run=$!
+"$tool" run --always --sample-ms 150 -- ./prog >out.txt & run=$!
 for _ in $(seq 100); do
 	pid=$(sed -n 's/^ "pid": \([0-9]*\),/\1/p' run/optvm/*.json 2>/dev/null)
 	[ -n "$pid" ] && [ "$(state)" = optimized ] && break
@@ -249,7 +249,7 @@ child=$(cat child)
 "$tool" detach "$child" || fail "detach of the child"
 ./sametext "$child" || fail "text of the child"
 ./sametext "$pid" >diff.txt && fail "detach of the child reverted the parent"
-"$tool" attach --sample-ms 150 "$child" || fail "attach to the child"
+"$tool" attach --always --sample-ms 150 "$child" || fail "attach to the child"
 "$tool" detach "$pid" || fail "detach of the parent"
 ./sametext "$pid" || fail "text of the parent"
 [ "$(state)" = original ] || fail "state of the parent: $(state)"
@@ -319,7 +319,7 @@ patched=0 nothing=0 full=0
 for i in $(seq "$n_kills"); do
 	# a fresh process now and then: there is a most of generations
 	if [ $((i % 8)) = 0 ]; then finish "kills"; start; fi
-	"$tool" attach --sample-ms 150 "$pid" 2>e & at=$!
+	"$tool" attach --always --sample-ms 150 "$pid" 2>e & at=$!
 	sleep "$(awk -v i="$i" -v n="$n_kills" -v r="$RANDOM" 'BEGIN { print 0.02 + 2.2 * (i - 1 + r / 32768) / n }')"
 	kill -9 $at 2>/dev/null
 	wait $at 2>/dev/null

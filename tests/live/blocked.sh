@@ -71,14 +71,14 @@ expected ./blocked 300
 sorted want.out
 for words in "" "--uniform --skip lib*.so*"; do
 	# shellcheck disable=SC2086
-	"$tool" run --report report.json --sample-ms 300 $words -- ./blocked 5000 >got.out 2>got.err # no file matches the glob
+	"$tool" run --always --report report.json --sample-ms 300 $words -- ./blocked 5000 >got.out 2>got.err # no file matches the glob
 	[ $? = 4 ] || fail "status"
 	sorted got.out
 	diff want.out.sorted got.out.sorted || fail "a blocked call was disturbed ($words)"
 	grep -q '"optimized": true' report.json || fail "not optimized ($words): $(cat report.json)"
 	[ "$(number threads)" = 10 ] || fail "stopped $(number threads) threads, not 10"
 done
-"$tool" run --report report.json --sample-ms 300 -- ./blocked 1000 idle >got.out 2>got.err
+"$tool" run --always --report report.json --sample-ms 300 -- ./blocked 1000 idle >got.out 2>got.err
 [ $? = 4 ] || fail "idle: status"
 sorted got.out
 diff want.out.sorted got.out.sorted || fail "idle: a blocked call was disturbed"

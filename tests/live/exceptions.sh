@@ -139,7 +139,7 @@ done
 # No unwinder that could be asked: only leaf code may be copied, and exceptions still work.
 g++ -O2 -static -pthread exc.cpp -o static || exit 1
 expected ./static 2 100
-"$tool" run --sample-ms 300 -- ./static 2 2000 >got.out 2>got.err
+"$tool" run --always --sample-ms 300 -- ./static 2 2000 >got.out 2>got.err
 [ $? = "$want_status" ] || fail "static program: status $?"
 cmp -s want.out got.out || fail "static program: other output"
 done_testing

@@ -11,9 +11,10 @@ points=$(OPTVM_FAULT=list "$tool" 2>/dev/null | sed '$d')
 [ -n "$points" ] || { echo "skipped: built without fault points (-DOPTVM_DEV=ON)"; exit 77; }
 seed=${OPTVM_SEED:-1} n_random=${OPTVM_FAULTS:-12} jobs=${OPTVM_FAULT_JOBS:-$((2 * $(nproc)))}
 RANDOM=$seed
+printf '#!/bin/sh\nexec date +%%s%%N\n' >metric && chmod +x metric
 modes=(single threads signals forks throw server)
 g++ -O2 -pthread "$OPTVM_SOURCE/tests/support/targets.cpp" -o targets || exit 1
-off="--counters=off --sample-ms 100 --min-samples 60"
+off="--always --counters=off --sample-ms 100 --min-samples 60"
 
 # --- one case
 n_cases=0
@@ -181,7 +182,8 @@ is_full() { [ "$n_random" -ge 200 ]; }
 words_for() {
 	case $1 in
 	tracer.*) echo "$off --ptrace" ;;
-	counters.* | counting.* | exit* | forks.*) echo "--sample-ms 100" ;;
+	counters.* | counting.* | exit* | forks.*) echo "--always --sample-ms 100" ;;
+	measure.*) echo "$off --metric ../metric" ;;
 	*) echo "$off" ;;
 	esac
 }
@@ -220,7 +222,7 @@ while read -r _ point flags _; do
 		*o*) start one_case "$mode" "$point:kill" "$flags" --save-profile prof $(words_for "$point") ;;
 		*) start one_case "$mode" "$point:kill" "$flags" --save-profile prof $(words_for "$point")
 			is_full && start one_case "$mode" "$point#2:kill" "$flags" --save-profile prof $(words_for "$point")
-			is_full && start one_case "$mode" "$point#3:kill" "$flags" --save-profile prof --sample-ms 100 ;;
+			is_full && start one_case "$mode" "$point#3:kill" "$flags" --save-profile prof --always --sample-ms 100 ;;
 		esac
 		if is_full || [ $((k % 3)) = $((seed % 3)) ]; then
 			# the sampler that traces is in all signals of the program: stopped, it stops them
@@ -239,7 +241,7 @@ done <<<"$points"
 for ((i = 0; i < n_random; i++)); do
 	ms=$((RANDOM % 1500))
 	words=$off
-	[ $((RANDOM % 3)) = 0 ] || words="--sample-ms 100"
+	[ $((RANDOM % 3)) = 0 ] || words="--always --sample-ms 100"
 	# shellcheck disable=SC2086
 	start one_case "${modes[RANDOM % 6]}" "random:$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))" - $words
 done

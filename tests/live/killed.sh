@@ -48,7 +48,7 @@ g++ -O2 -pthread prog.cpp -o prog || exit 1
 patched=0
 for i in $(seq "$n"); do
 	rm -f result pid log
-	OVM_LOG=install=info "$tool" run --sample-ms 200 -- ./prog 1500 >/dev/null 2>log &
+	OVM_LOG=install=info "$tool" run --always --sample-ms 200 -- ./prog 1500 >/dev/null 2>log &
 	tool_pid=$!
 	sleep "$(awk -v i="$i" -v n="$n" 'BEGIN { print 0.15 + 0.55 * (i - 1) / n }')"
 	kill -9 $tool_pid 2>/dev/null

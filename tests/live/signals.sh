@@ -82,7 +82,7 @@ int main(void) { signal(SIGTERM, on); volatile unsigned x = 1; while (!n) for (i
 EOP
 gcc -O2 term.c -o term || exit 1
 for delay in 0.2 0.6 1.5; do
-	"$tool" run --sample-ms 300 -- ./term >got.out 2>&1 &
+	"$tool" run --always --sample-ms 300 -- ./term >got.out 2>&1 &
 	pid=$!
 	sleep $delay
 	kill -TERM $pid

@@ -37,7 +37,7 @@ live_once() {
 	rm -f report.json
 	# shellcheck disable=SC2086
 	set -f # globs in WORDS are for the tool
-	"$tool" run --report report.json --sample-ms 300 $words -- "$@" >got.out 2>got.err </dev/null
+	"$tool" run --always --report report.json --sample-ms 300 $words -- "$@" >got.out 2>got.err </dev/null
 	got=$?
 	set +f
 	[ $got = "$want_status" ] || fail "status $got, not $want_status: optvm run $words $*"
@@ -49,7 +49,7 @@ number() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p" report.json | head -1; } # fi
 # A machine without perf_event and ptrace can run none of these.
 printf 'int main(void) { for (volatile long i = 0; i < 1500000000; i++); return 0; }' >probe.c
 gcc -O1 probe.c -o probe || exit 77
-"$tool" run --report report.json --sample-ms 200 -- ./probe >/dev/null 2>probe.err
+"$tool" run --always --report report.json --sample-ms 200 -- ./probe >/dev/null 2>probe.err
 if ! grep -q '"optimized": true' report.json 2>/dev/null; then
 	echo "skipped: $(grep why_not report.json) $(cat probe.err)"
 	exit 77
