@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EXIT_OURS = 125, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
+enum { EXIT_TIMEOUT = 124, EXIT_OURS = 125, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 
 /* OPTVM=off: become the program. Returns only if that is not possible. */
 static int exec_directly(struct ovm_ctx *ctx, char *const argv[], int *status)
@@ -26,6 +26,8 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 					   .report = opts->value[OVM_OPT_REPORT],
 					   .strict = ovm_option_given(opts, OVM_OPT_STRICT)};
 	int err = ovm_live_options(ctx, opts, &session.sampler, &session.round);
+	if (!err)
+		err = ovm_option_seconds(ctx, opts, OVM_OPT_TIMEOUT, &session.timeout);
 	if (err)
 		return err;
 	if (!opts->n_words)
@@ -50,6 +52,9 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 	} else {
 		ovm_live_summary(ctx, &result.round);
 	}
-	*status = ovm_launch_exit_status(result.wstatus);
+	if (ovm_launch_timed_out())
+		*status = EXIT_TIMEOUT;
+	else
+		*status = ovm_launch_exit_status(result.wstatus);
 	return 0;
 }

@@ -28,6 +28,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -168,7 +169,7 @@ static const int FORWARDED[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
 enum { N_IGNORED = 2, N_FORWARDED = 4 };
 
 /* A handler has no context argument: this is the one place with state of its own. */
-static volatile sig_atomic_t forward_to;
+static volatile sig_atomic_t forward_to, timed_out;
 static struct sigaction saved_ignored[N_IGNORED], saved_forwarded[N_FORWARDED];
 
 static void forward(int sig, siginfo_t *info, void *context)
@@ -179,6 +180,39 @@ static void forward(int sig, siginfo_t *info, void *context)
 	if (pid > 0 && info->si_code <= 0 && info->si_pid != pid)
 		kill(pid, sig);
 	errno = saved;
+}
+
+static void on_time(int sig)
+{
+	int saved = errno;
+	(void)sig;
+	pid_t pid = (pid_t)forward_to;
+	if (pid > 0) {
+		timed_out = 1;
+		kill(pid, SIGTERM);
+	}
+	errno = saved;
+}
+
+void ovm_launch_timeout(double seconds)
+{
+	static const double longest = 1e9;
+	struct sigaction action = {.sa_handler = on_time, .sa_flags = SA_RESTART};
+	struct itimerval timer = {0};
+	if (seconds <= 0)
+		return;
+	seconds = seconds > longest ? longest : seconds;
+	timer.it_value.tv_sec = (time_t)seconds;
+	timer.it_value.tv_usec = (suseconds_t)((seconds - (double)timer.it_value.tv_sec) * 1e6);
+	if (!timer.it_value.tv_sec && !timer.it_value.tv_usec)
+		timer.it_value.tv_usec = 1;
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+bool ovm_launch_timed_out(void)
+{
+	return timed_out;
 }
 
 /* Out of memory, or a bug: we cannot go on, the program shall, and its status still be ours. A

@@ -4,6 +4,7 @@
  * wrapper). */
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct ovm_launch {
@@ -25,6 +26,10 @@ int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_stat
  * to @pid. Undone by _release. */
 void ovm_launch_signals(pid_t pid);
 void ovm_launch_signals_release(void);
+
+/* With @seconds > 0, between the two: then SIGTERM to the program, once. Did that happen? */
+void ovm_launch_timeout(double seconds);
+bool ovm_launch_timed_out(void);
 
 /* Leave as the program did: returns its exit status, or raises its signal after PR_SET_DUMPABLE 0.
  * @wstatus from waitpid. */

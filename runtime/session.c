@@ -136,6 +136,7 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 		close_session(&s);
 		return rc;
 	}
+	ovm_launch_timeout(opts->timeout);
 	rc = r->sampler ? ovm_round_run(ctx, r) : 0;
 	if (rc)
 		explain(&s, ctx, rc);

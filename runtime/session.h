@@ -9,6 +9,7 @@ struct ovm_session_opts {
 	struct ovm_round_opts round;
 	const char *save_profile; /* NULL: none */
 	const char *report;	  /* JSON report file, NULL: none */
+	double timeout; /* seconds; then the program is told to end; 0: never */
 	bool strict;
 };
 

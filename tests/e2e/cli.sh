@@ -178,6 +178,17 @@ refuses 3 'no samples of this build' rewrite /bin/true -p out.prof -o no
 OPTVM=off "$tool" run -- ./absent 2>/dev/null
 [ $? = 127 ] || fail "OPTVM=off, no program"
 
+# --timeout
+refuses 2 "not a number of seconds" run --timeout x true
+if "$tool" run true 2>/dev/null; then
+	"$tool" run --timeout 0.2 -- sleep 1000 2>/dev/null
+	[ $? = 124 ] || fail "--timeout: not 124"
+	"$tool" run --timeout 0.2 -- sh -c 'trap "exit 3" TERM; while :; do :; done' 2>/dev/null
+	[ $? = 124 ] || fail "--timeout of a program that ends by itself: not 124"
+	"$tool" run --timeout 1000 -- sh -c 'exit 7' 2>/dev/null
+	[ $? = 7 ] || fail "--timeout that does not come: not the status"
+fi
+
 # dump
 for stage in regions cfg weights traces layout overlay; do
 	prints . dump "$stage" prog --only main
