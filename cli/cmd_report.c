@@ -3,6 +3,7 @@
  * A profile carries the regions of its samples, so a report can be read on another machine; only
  * --why needs the files. One model (rows sorted by samples), two printers: text and JSON.
  */
+#include "analyzer/footprint.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
 #include "cli/summary.h"
@@ -112,6 +113,12 @@ static void print_header(const struct model *model)
 	       p->n_processes, p->n_lost);
 	printf("unmapped  %" PRIu64 " (%.1f %%) outside every file\n", p->n_unmapped,
 	       ovm_percent(p->n_unmapped, p->n_samples));
+	struct ovm_footprint f = ovm_footprint(p);
+	if (f.n_samples)
+		printf(
+		    "footprint %.0f lines in %.0f pages, %.0f %% outside the hottest 32 kB: %s\n",
+		    f.lines, f.pages, 100 * f.outside,
+		    ovm_footprint_may_gain(&f) ? "may gain" : "no gain to be expected");
 }
 
 static void print_title(const struct model *model, const char *text)
@@ -319,6 +326,11 @@ static void print_json(const struct model *model, bool with_why)
 		      json_count(p->n_samples), "lost", json_count(p->n_lost), "unmapped",
 		      json_count(p->n_unmapped), "processes", json_count(p->n_processes), "modules",
 		      json_modules(model), "regions", json_regions(model));
+	struct ovm_footprint f = ovm_footprint(p);
+	json_object_set_new(doc, "footprint",
+			    json_pack("{s:f, s:f, s:f, s:b}", "lines", f.lines, "pages", f.pages,
+				      "outside", f.outside, "may_gain",
+				      ovm_footprint_may_gain(&f)));
 	if (with_why) {
 		json_t *list = json_array();
 		for (uint32_t i = 0; i < model->whys.n; i++)

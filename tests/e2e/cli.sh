@@ -134,6 +134,7 @@ grep -q 'odd?name' stdout || fail "control characters of a name reach the termin
 grep -q 'outside every region' stdout || fail "samples outside regions are not shown"
 prints 'not examined' report --why a.prof
 prints '"schema": "optvm.report/1"' report --json --why a.prof
+prints '"may_gain": (true|false)' report --json a.prof
 python3 -c 'import json,sys; d=json.load(open("stdout")); assert d["regions"][0]["lo"] == "0x1000", d; assert d["modules"][0]["samples"] == 19' ||
 	fail "the JSON report"
 prints "$(printf '\033')" report --color=always a.prof
@@ -173,6 +174,7 @@ refuses 2 'exists: -f' record -o out.prof -- true
 [ "$(stat -c %a out.prof)" = 600 ] || fail "the profile is readable by others"
 prints ' prog main$' report out.prof
 prints '(copied regions|not examined)' report --why out.prof
+prints '^footprint .* (may gain|no gain to be expected)$' report out.prof
 refuses 3 'no samples of this build' rewrite /bin/true -p out.prof -o no
 [ "$(OPTVM=off "$tool" run -- ./prog off 2>&1)" = off ] || fail "OPTVM=off"
 OPTVM=off "$tool" run -- ./absent 2>/dev/null
