@@ -15,6 +15,7 @@
  */
 #include "analyzer/region.h"
 #include "analyzer/rseq.h"
+#include "analyzer/selfcheck.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -507,6 +508,7 @@ int ovm_regions_build(struct ovm_ctx *ctx, const struct ovm_image *image, struct
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		classify(ctx, image, &regions, i);
 	refuse_rseqs(ctx, image, &regions);
+	ovm_selfcheck_refuse(ctx, image, &regions);
 	*out = regions;
 	return 0;
 }

@@ -1,0 +1,65 @@
+/* FIPS 140 modules hash their own code at start-up and abort if it is not what was built. A patched
+ * entry is enough to fail. Those that lie in a program as a part of it (BoringSSL, AWS-LC, and what
+ * they are linked into) compare with a hash in the program, and say the same words when it differs:
+ *
+ *   BORINGSSL_bcm_text_start  [ code ... ]  BORINGSSL_bcm_text_end     "FIPS integrity test
+ * failed."
+ *
+ * With the two symbols only what is between them is left alone, in a stripped file everything. The
+ * words are looked for in read-only memory. Modules that hash a whole file against another one
+ * (OpenSSL's fips.so, NSS, libgcrypt) need that file made anew, by their own tools: nothing in the
+ * code tells. Limit: anti-tamper code of other kinds is not recognised.
+ */
+#include "analyzer/selfcheck.h"
+
+#include <elf.h>
+#include <string.h>
+
+/* In two pieces, so that this program does not hold the words itself. */
+static const char words[] = "FIPS integrity test", more[] = " failed";
+
+static bool holds_words(const uint8_t *p, uint64_t len)
+{
+	const uint8_t *end = p + len;
+	enum { N = sizeof(words) - 1, MORE = sizeof(more) - 1 };
+	while ((p = memmem(p, (size_t)(end - p), words, N))) {
+		p += N;
+		if (end - p >= MORE && !memcmp(p, more, MORE))
+			return true;
+	}
+	return false;
+}
+
+static bool says_so(const struct ovm_image *image)
+{
+	for (uint32_t i = 0; i < image->segments.n; i++) {
+		const struct ovm_segment *seg = &image->segments.v[i];
+		const uint8_t *bytes = ovm_image_at(image, seg->lo, seg->filesz);
+		if (bytes && !(seg->flags & PF_W) && holds_words(bytes, seg->filesz))
+			return true;
+	}
+	return false;
+}
+
+static ovm_va symbol(const struct ovm_image *image, const char *name)
+{
+	for (uint32_t i = 0; i < image->symbols.n; i++)
+		if (!strcmp(image->symbols.v[i].name, name))
+			return image->symbols.v[i].va;
+	return ovm_va_of(0);
+}
+
+void ovm_selfcheck_refuse(struct ovm_ctx *ctx, const struct ovm_image *image,
+			  struct ovm_regions *regions)
+{
+	if (!says_so(image))
+		return;
+	ovm_va lo = symbol(image, "BORINGSSL_bcm_text_start");
+	ovm_va hi = symbol(image, "BORINGSSL_bcm_text_end");
+	bool all = !lo.v || hi.v <= lo.v;
+	for (uint32_t i = 0; i < regions->v.n; i++) {
+		const struct ovm_region *region = &regions->v.v[i];
+		if (all || (region->hi.v > lo.v && region->lo.v < hi.v))
+			ovm_region_refuse(ctx, regions, i, OVM_REFUSE_SELF_CHECK);
+	}
+}
