@@ -50,8 +50,10 @@ enum {
 	OVM_RT_SERVICE_MS = 5,	     /* while one is in that state: how often to look */
 	/* measuring (measure.c) */
 	OVM_RT_GAUGES = 64,
-	OVM_RT_GAUGE_MIN = 500, /* entries a second */
-	OVM_RT_GAUGE_MAX = 20000,
+	OVM_RT_GAUGE_MIN = 500,	   /* entries a second */
+	OVM_RT_GAUGE_GOOD = 20000, /* these are preferred */
+	OVM_RT_GAUGE_MAX = 200000,
+	OVM_RT_GAUGE_SUM = 500000,     /* of all gauges: 0.1 % of the time */
 	OVM_RT_MEASURE_COUNTS = 10,    /* in a window; a gauge with fewer has no opinion */
 	OVM_RT_MEASURE_WINDOW_MS = 20, /* of CPU time; at least */
 	OVM_RT_MEASURE_PAUSES = 4,     /* and so many times the pause of a switch */
