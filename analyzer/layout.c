@@ -11,6 +11,7 @@
 #include "analyzer/layout.h"
 #include "analyzer/exttsp.h"
 #include "analyzer/tunables.h"
+#include "analyzer/worth.h"
 #include "base/parallel.h"
 
 #include <stdlib.h>
@@ -209,6 +210,27 @@ static void order_one(void *arg, uint32_t i)
 	}
 }
 
+/* Which groups get slots; a pure copy takes all. */
+static bool *choose(const struct ovm_program *program, const struct ovm_layout_opts *opts,
+		    const struct group *groups, struct ovm_layout *layout)
+{
+	uint32_t n = program->cfgs.n;
+	double *gain = ovm_alloc_array(n ? n : 1, sizeof(*gain));
+	bool *is_worth = ovm_alloc_array(n ? n : 1, sizeof(*is_worth));
+
+	for (uint32_t i = 0; i < n; i++) {
+		gain[i] = groups[i].score - groups[i].score_original;
+		is_worth[i] = true;
+	}
+	if (!opts->take_all && !opts->keep_block_order)
+		ovm_worth_choose(program, gain, is_worth);
+	for (uint32_t i = 0; i < n; i++)
+		if (!is_worth[i])
+			ovm_vec_push(&layout->not_worth, i);
+	free(gain);
+	return is_worth;
+}
+
 void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		      const struct ovm_layout_opts *opts, struct ovm_layout *out)
 {
@@ -224,18 +246,22 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		if (program->cfgs.v[i])
 			size[i] = select_hot(program->cfgs.v[i], opts, &groups[i]);
 	ovm_parallel(n + 1, order_one, &o);
+	bool *is_worth = choose(program, opts, groups, &layout);
 	for (uint32_t i = 0; i < n; i++) {
-		layout.score += groups[i].score;
+		layout.score += is_worth[i] ? groups[i].score : groups[i].score_original;
 		layout.score_original += groups[i].score_original;
 	}
 	for (uint32_t i = 0; i < o.n_ordered; i++)
-		push_slots(&layout, order[i], &groups[order[i]], 0, groups[order[i]].n_hot);
+		if (is_worth[order[i]])
+			push_slots(&layout, order[i], &groups[order[i]], 0, groups[order[i]].n_hot);
 	layout.n_hot = layout.slots.n;
 	for (uint32_t i = 0; i < o.n_ordered; i++)
-		push_slots(&layout, order[i], &groups[order[i]], groups[order[i]].n_hot,
-			   groups[order[i]].n);
+		if (is_worth[order[i]])
+			push_slots(&layout, order[i], &groups[order[i]], groups[order[i]].n_hot,
+				   groups[order[i]].n);
 	for (uint32_t i = 0; i < n; i++)
 		free(groups[i].order);
+	free(is_worth);
 	free(groups);
 	free(size);
 	free(order);
@@ -244,6 +270,8 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 
 void ovm_layout_fini(struct ovm_layout *layout)
 {
-	if (layout)
-		ovm_vec_free(&layout->slots);
+	if (!layout)
+		return;
+	ovm_vec_free(&layout->slots);
+	ovm_vec_free(&layout->not_worth);
 }

@@ -26,9 +26,10 @@ struct ovm_slot {
 
 struct ovm_layout {
 	OVM_VEC(struct ovm_slot) slots;
-	uint32_t n_hot;	       /* slots [0, n_hot) are hot, the rest the cold part */
-	double score;	       /* sum of ext-TSP scores of the block orders, for dumps */
-	double score_original; /* the same for the original order */
+	uint32_t n_hot;		     /* slots [0, n_hot) are hot, the rest the cold part */
+	double score;		     /* sum of ext-TSP scores of the block orders, for dumps */
+	double score_original;	     /* the same for the original order */
+	OVM_VEC(uint32_t) not_worth; /* cfgs without slots: better left where they are (worth.h) */
 };
 
 /* Order the blocks of one weighted cfg to raise its Ext-TSP score (Newell and Pupyrev 2020,
@@ -53,6 +54,7 @@ uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how
 /* The whole layout: blocks, regions, hot part, cold part. */
 struct ovm_layout_opts {
 	enum ovm_order order;
+	bool take_all;	       /* also what is not worth copying */
 	bool keep_block_order; /* pure copy: original order inside each group */
 	bool drop_cold; /* leave zero-count blocks in the original instead of copying them to the
 			   cold part */

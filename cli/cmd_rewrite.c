@@ -132,10 +132,11 @@ const char *ovm_rewrite_describe(const struct ovm_rewrite *job, char *buf, size_
 	char bytes[32];
 	ovm_summary_bytes(overlay->size, bytes, sizeof(bytes));
 	snprintf(buf, size,
-		 "%u regions, %s, %.1f %% of the samples in regions covered, %llu pairs proved, "
-		 "%.2f s",
+		 "%u regions, %s, %.1f %% of the samples in regions covered, %.1f %% better left "
+		 "in place, %llu pairs proved, %.2f s",
 		 overlay->n_regions, bytes,
 		 ovm_percent(stats->samples_covered, stats->samples_in_regions),
+		 ovm_percent(stats->samples_left, stats->samples_in_regions),
 		 (unsigned long long)stats->n_pairs, ovm_seconds() - job->start);
 	return buf;
 }

@@ -118,7 +118,7 @@ static void discard(struct ovm_engine *engine)
 /* Instrumented copies are not worth a good order: they run for a moment, and the counters cost
  * more. */
 static void plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
-			 struct ovm_engine *engine, struct ovm_overlay_opts *overlay_opts)
+			  struct ovm_engine *engine, struct ovm_overlay_opts *overlay_opts)
 {
 	struct stopwatch watch = {0};
 	lap_ms(&watch);
@@ -143,9 +143,14 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 	struct ovm_layout_opts layout_opts = opts->layout;
 	if (opts->is_counting)
 		layout_opts = (struct ovm_layout_opts){.keep_block_order = true};
+	layout_opts.take_all |= opts->uniform;
 	ovm_layout_build(ctx, &engine->program, &layout_opts, &engine->layout);
-	ovm_log(OVM_LOG_INFO, "layout: %u blocks, %u hot, %.1f ms", engine->layout.slots.n,
-		engine->layout.n_hot, lap_ms(&watch));
+	for (uint32_t i = 0; i < engine->layout.not_worth.n; i++)
+		ovm_program_drop(ctx, &engine->program, engine->layout.not_worth.v[i],
+				 OVM_REFUSE_NO_GAIN);
+	ovm_log(OVM_LOG_INFO, "layout: %u blocks, %u hot, %u graphs not worth it, %.1f ms",
+		engine->layout.slots.n, engine->layout.n_hot, engine->layout.not_worth.n,
+		lap_ms(&watch));
 	if (!engine->layout.slots.n)
 		return 0;
 	if (opts->is_counting || opts->n_gauges)
@@ -229,6 +234,8 @@ static void count_samples(const struct ovm_prof_module *module, struct ovm_engin
 		stats->samples_in_regions += sample->count;
 		if (cfg_at(engine, sample->va) != OVM_NONE)
 			stats->samples_covered += sample->count;
+		else if (engine->regions.v.v[region].refused == OVM_REFUSE_NO_GAIN)
+			stats->samples_left += sample->count;
 	}
 }
 

@@ -20,6 +20,7 @@ struct ovm_engine_opts {
 };
 
 struct ovm_engine_stats {
+	uint64_t samples_left; /* in regions that are better left where they are (worth.h) */
 	uint64_t samples, samples_in_regions, samples_covered; /* of the module; in any FDE region but PLT stubs, which copies bypass; in copied regions */
 	uint32_t n_selected, n_copied;                         /* regions */
 	uint64_t n_pairs;                                      /* proved by the checker */

@@ -40,6 +40,7 @@ static json_t *module_json(const struct ovm_built_module *m)
 	set_u64(o, "samples", m->n_samples);
 	set_u64(o, "samples_in_regions", m->stats.samples_in_regions);
 	set_u64(o, "samples_covered", m->stats.samples_covered);
+	set_u64(o, "samples_left", m->stats.samples_left);
 	set_u64(o, "regions", m->overlay.n_regions);
 	set_u64(o, "blocks", m->overlay.n_blocks);
 	set_u64(o, "instructions", m->overlay.n_insns);
