@@ -35,7 +35,7 @@ bad=0
 for kind in "${kinds[@]}"; do
 	case $kind in
 	c) run --programs "${OPTVM_TORTURE:-300}" --kinds execute,ieee,torture --ways "${OPTVM_TORTURE_WAYS:-rewrite,live}" || bad=1 ;;
-	cxx) run --programs "${OPTVM_TORTURE_CXX:-26}" --kinds "$([ "${OPTVM_TORTURE_CXX:-26}" = 0 ] && echo eh,cxx || echo eh)" --ways "${OPTVM_TORTURE_WAYS:-live}" || bad=1 ;;
+	cxx) run --programs "${OPTVM_TORTURE_CXX:-26}" --kinds "$([ "${OPTVM_TORTURE_CXX:-26}" = 0 ] && echo eh,cxx || echo eh)" --least 0.5 --ways "${OPTVM_TORTURE_WAYS:-live}" || bad=1 ;;
 	esac
 done
 exit $bad

@@ -3,10 +3,13 @@
  *
  *   batch once             each in a child of its own: one line with status and output
  *   batch calibrate        names of those that can be called again and again in one process
- *   batch live NAMES [MS]  calls the ones named in the file NAMES by turns until this process has
- * been given new code and has kept it for a while, or for MS milliseconds; then the same as `once`
+ *   batch live NAMES [MOST [SETTLED]]
+ *                          calls the ones named in the file NAMES by turns until this process has
+ * been given new code and has kept it for SETTLED milliseconds, or for MOST; then the same as
+ * `once`
  *
- * `live` prints what `once` prints if the new code is right.
+ * `live` prints what `once` prints if the new code is right. Its times are CPU time: on a busy
+ * machine it does not end sooner. If one of those called again ends the turns, a line says which.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -29,13 +32,23 @@ struct test {
 extern const struct test tests[];
 extern const int n_tests;
 
-enum { ROUNDS = 40, LEAST_MS = 400, SLOW_MS = 20, SETTLED_MS = 800, TEST_SECONDS = 20 };
+enum { ROUNDS = 40, LEAST_MS = 400, SLOW_MS = 20, TEST_SECONDS = 20 };
+
+static long clock_ms(clockid_t clock)
+{
+	struct timespec t;
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
 
 static long now_ms(void)
 {
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	return clock_ms(CLOCK_MONOTONIC);
+}
+
+static long cpu_ms(void)
+{
+	return clock_ms(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static int call(int i)
@@ -142,6 +155,7 @@ static int n_overlays(void)
 }
 
 static int rotating, tell_fd;
+static pid_t rotates; /* this process; 0: not any more */
 
 /* In a program called again: say which, for it leaves no other trace. */
 static void on_death(int sig)
@@ -150,6 +164,14 @@ static void on_death(int sig)
 	int n = snprintf(text, sizeof text, "%s got signal %d when called again\n",
 			 tests[rotating].name, sig);
 	_exit(write(tell_fd, text, (size_t)n) == n ? 3 : 4);
+}
+
+static void on_exit_called(void)
+{
+	if (rotates != getpid())
+		return;
+	dprintf(tell_fd, "%s called exit when called again\n", tests[rotating].name);
+	_exit(3);
 }
 
 static void watch(void (*handler)(int), int fd)
@@ -165,7 +187,7 @@ static void watch(void (*handler)(int), int fd)
 	}
 }
 
-static void rotate(const char *path, long most_ms)
+static void rotate(const char *path, long most_ms, long settled_ms)
 {
 	char name[256];
 	static int chosen[4096], want[4096];
@@ -182,25 +204,28 @@ static void rotate(const char *path, long most_ms)
 	int out = dup(1), err = dup(2), had = 0, bad = -1;
 	silence();
 	watch(on_death, out);
-	long until = now_ms() + most_ms, settled = 0, looked = 0;
+	atexit(on_exit_called);
+	rotates = getpid();
+	long until = cpu_ms() + most_ms, settled = 0, looked = -1000;
 	volatile unsigned busy = 0;
-	for (long now; (now = now_ms()) < until && bad < 0 && !(settled && now > settled);) {
+	for (long now; (now = cpu_ms()) < until && bad < 0 && !(settled && now > settled);) {
 		for (int k = 0; k < n && bad < 0; k++) {
 			rotating = chosen[k];
 			alarm(TEST_SECONDS);
 			if (call(rotating) != want[k])
 				bad = rotating;
 		}
-		for (int k = 0; k < 1000; k++)
+		for (int k = 0; k < 10000; k++)
 			busy = busy * 3 + (unsigned)k;
 		if (now - looked > 20) {
 			looked = now;
 			int has = n_overlays();
-			settled = has != had ? now + SETTLED_MS : settled;
+			settled = has != had ? now + settled_ms : settled;
 			had = has;
 		}
 	}
 	alarm(0);
+	rotates = 0;
 	watch(SIG_DFL, out);
 	dup2(out, 1);
 	dup2(err, 2);
@@ -221,7 +246,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(argv[1], "live"))
-		rotate(argv[2], argc > 3 ? atol(argv[3]) : 10000);
+		rotate(argv[2], argc > 3 ? atol(argv[3]) : 10000, argc > 4 ? atol(argv[4]) : 800);
 	for (int i = 0; i < n_tests; i++)
 		once(i);
 	return 0;
