@@ -84,6 +84,13 @@ static int set_up(struct ovm_ctx *ctx, const struct ovm_options *opts)
 	return 0;
 }
 
+/* Without memory before the program has started: a wrapper's own failure. profiler/launch.c takes
+ * over when there is a program. */
+static void fail_wrapper(void)
+{
+	_Exit(125);
+}
+
 static int run_command(struct ovm_ctx *ctx, int argc, char **argv, int *status)
 {
 #ifdef OPTVM_FAULT_POINTS
@@ -113,6 +120,8 @@ static int run_command(struct ovm_ctx *ctx, int argc, char **argv, int *status)
 				word);
 	if (ovm_cmd_find(word) == OVM_N_CMDS)
 		return fail_command(ctx, word);
+	if (ovm_cmd_rows[ovm_cmd_find(word)].is_wrapper)
+		ovm_last_resort_set(fail_wrapper);
 	struct ovm_options opts;
 	int err = ovm_options_parse(ctx, argc - 1, argv + 1, &opts);
 	if (!err && ovm_option_given(&opts, OVM_OPT_HELP))

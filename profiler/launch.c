@@ -60,6 +60,9 @@ static _Noreturn void child_main(char *const argv[], int go_fd, int err_fd)
 	_exit(put < 0 ? EXIT_BEFORE_EXEC : errnum == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
+/* The child that waits for its go; 0: none. For when there is no memory, and so no context. */
+static pid_t held;
+
 int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch *out)
 {
 	int go[2], err[2];
@@ -88,6 +91,7 @@ int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch 
 		close(err[0]);
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errnum, "fork");
 	}
+	held = pid;
 	OVM_FAULT(LAUNCH_FORKED);
 	*out = (struct ovm_launch){.pid = pid, .name = argv[0], .go_fd = go[1], .err_fd = err[0]};
 	return OVM_OK;
@@ -139,6 +143,7 @@ int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_stat
 {
 	OVM_FAULT(LAUNCH_GO);
 	int unwritten = write_go(launch->go_fd);
+	held = 0;
 	OVM_FAULT(LAUNCH_GONE);
 	int errnum = unwritten ? 0 : wait_for_exec(launch);
 	close(launch->go_fd); /* without its go the child leaves */
@@ -236,6 +241,10 @@ static void leave_to_waiter(void)
 {
 	pthread_t waiter;
 	pthread_attr_t attr;
+	if (held) { /* it would wait for us, and we for it; a sampler may trace it, and hold it */
+		kill(held, SIGKILL);
+		_Exit(EXIT_BEFORE_EXEC);
+	}
 	if (!forward_to || launcher != getpid() || launcher != gettid())
 		return;
 	pthread_attr_init(&attr);

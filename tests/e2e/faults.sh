@@ -46,7 +46,7 @@ is_wrapper() { case $1 in record | run | counted | traced) ;; *) false ;; esac; 
 # attempt COMMAND CALL NTH ERRNO: one run, judged.
 n_runs=0 n_failed=0
 attempt() {
-	local cmd=$1 call=$2 nth=$3 errnum=$4 status line
+	local cmd=$1 call=$2 nth=$3 errnum=$4 line
 	line="FAULT_CALL=$call FAULT_NTH=$nth FAULT_ERRNO=$errnum optvm $(words "$cmd")"
 	n_runs=$((n_runs + 1))
 	rm -rf work && mkdir work && cp targets timed good.prof other.prof work && cd work || exit 1
@@ -129,6 +129,14 @@ sweep() {
 	for i in "${!list[@]}"; do attempt "$cmd" ${list[i]}; done
 	echo "$cmd: $total faults possible, $n_runs tried, $n_failed changed its status"
 }
+
+# no memory before the program starts: 125, whichever allocation fails
+for cmd in run record counted traced; do
+	for n in 1 2 5 9; do
+		attempt $cmd calloc $n 12
+		[ -e work/pid ] || [ $status = 125 ] || fail "status $status before the program: $cmd, calloc $n: $(cat work/err)"
+	done
+done
 
 sweep rewrite 140
 sweep merge 60
