@@ -78,12 +78,14 @@ cat >term.c <<'EOP'
 #include <stdlib.h>
 static volatile sig_atomic_t n;
 static void on(int s) { n += s == SIGTERM; }
-int main(void) { signal(SIGTERM, on); volatile unsigned x = 1; while (!n) for (int i = 0; i < 1000000; i++) x = x * 3 + 1; printf("%d\n", (int)n); return 9; }
+int main(void) { signal(SIGTERM, on); fclose(fopen("ready", "w")); volatile unsigned x = 1; while (!n) for (int i = 0; i < 1000000; i++) x = x * 3 + 1; printf("%d\n", (int)n); return 9; }
 EOP
 gcc -O2 term.c -o term || exit 1
 for delay in 0.2 0.6 1.5; do
+	rm -f ready
 	"$tool" run --always --sample-ms 300 -- ./term >got.out 2>&1 &
 	pid=$!
+	for _ in $(seq 1000); do [ -e ready ] && break; sleep 0.01; done # before its handler is set it just dies
 	sleep $delay
 	kill -TERM $pid
 	wait $pid
