@@ -348,11 +348,9 @@ static void test_no_counters(void **state)
 	check(&s.f, ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
 	struct ovm_countmem closed = s.counters;
 	snprintf(closed.path, sizeof(closed.path), "/proc/%d/fd/9999", (int)getpid()); /* none */
-	snprintf(closed.path, sizeof(closed.path), "/proc/%d/fd/9999", (int)getpid());
-	double begin_ms = ovm_now_ms();
+	/* told by the message: not because nobody came to run the call in time */
 	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, &closed, &idx),
 			 OVM_E_TARGET);
-	assert_true(ovm_now_ms() - begin_ms < 1500);
 	assert_non_null(strstr(s.f.ctx.msg, "memory file"));
 	assert_int_equal(s.f.set.v.n, 0);
 	ovm_built_fini(&built);
