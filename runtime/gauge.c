@@ -12,7 +12,6 @@
 #include "runtime/tunables.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct candidate {
 	struct ovm_gauge gauge;
@@ -43,20 +42,6 @@ static int by_place(const void *a, const void *b)
 	return (p > q) - (p < q);
 }
 
-/* The only module mapped from @path. */
-static const struct ovm_live_module *find_module(const struct ovm_livemap *map, const char *path)
-{
-	const struct ovm_live_module *found = NULL;
-	for (uint32_t m = 0; path && m < map->modules.n; m++) {
-		if (strcmp(map->modules.v[m].path, path) != 0)
-			continue;
-		if (found)
-			return NULL;
-		found = &map->modules.v[m];
-	}
-	return found;
-}
-
 /* Edges into a region come sorted by (from, to): those from elsewhere first. */
 static void add_module(const struct ovm_prof_module *prof, const struct ovm_live_module *module,
 		       double counted_ms, candidates *out)
@@ -75,7 +60,8 @@ void ovm_gauges_choose(const struct ovm_profile *profile, double counted_ms,
 	candidates all = {0};
 	double sum = 0;
 	for (uint32_t i = 0; i < profile->modules.n && counted_ms > 0; i++) {
-		const struct ovm_live_module *module = find_module(map, profile->modules.v[i].path);
+		const struct ovm_live_module *module =
+		    ovm_livemap_only(map, profile->modules.v[i].path);
 		if (module)
 			add_module(&profile->modules.v[i], module, counted_ms, &all);
 	}

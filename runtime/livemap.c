@@ -293,6 +293,19 @@ void ovm_livemap_modules(struct ovm_livemap *map, pid_t pid)
 	mark_exe(map, pid);
 }
 
+const struct ovm_live_module *ovm_livemap_only(const struct ovm_livemap *map, const char *path)
+{
+	const struct ovm_live_module *found = NULL;
+	for (uint32_t m = 0; path && m < map->modules.n; m++) {
+		if (strcmp(map->modules.v[m].path, path) != 0)
+			continue;
+		if (found)
+			return NULL;
+		found = &map->modules.v[m];
+	}
+	return found;
+}
+
 void ovm_livemap_fini(struct ovm_livemap *map)
 {
 	for (uint32_t i = 0; i < map->ranges.n; i++)

@@ -60,6 +60,11 @@ int ovm_livemap_read(struct ovm_ctx *ctx, pid_t pid, struct ovm_livemap *out);
 /* Find the ELF files among the ranges. A file that is deleted, replaced (other inode) or not ELF64
  * x86-64 is no module. */
 void ovm_livemap_modules(struct ovm_livemap *map, pid_t pid);
+
+/* The only module mapped from @path; NULL if there is none, the file is mapped twice, or @path is
+ * NULL. */
+const struct ovm_live_module *ovm_livemap_only(const struct ovm_livemap *map, const char *path);
+
 void ovm_livemap_fini(struct ovm_livemap *map);
 
 const struct ovm_live_range *ovm_livemap_range(const struct ovm_livemap *map,

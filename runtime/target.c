@@ -50,20 +50,6 @@ static bool is_wanted(const struct ovm_target_opts *opts, const char *path)
 	       (fnmatch(opts->skip, path, 0) != 0 && fnmatch(opts->skip, base_name(path), 0) != 0);
 }
 
-/* The only live module of that path; NULL if there is none or the file is mapped twice. */
-static const struct ovm_live_module *live_module(const struct ovm_livemap *map, const char *path)
-{
-	const struct ovm_live_module *found = NULL;
-	for (uint32_t m = 0; m < map->modules.n; m++) {
-		if (strcmp(map->modules.v[m].path, path) != 0)
-			continue;
-		if (found)
-			return NULL;
-		found = &map->modules.v[m];
-	}
-	return found;
-}
-
 static int by_samples(const void *a, const void *b)
 {
 	const struct ovm_target *x = a, *y = b;
@@ -78,8 +64,7 @@ void ovm_targets_choose(const struct ovm_livemap *map, const struct ovm_profile 
 	for (uint32_t i = 0; i < profile->modules.n; i++) {
 		const struct ovm_prof_module *prof = &profile->modules.v[i];
 		uint64_t n = ovm_prof_module_samples(prof);
-		const struct ovm_live_module *module =
-		    prof->path ? live_module(map, prof->path) : NULL;
+		const struct ovm_live_module *module = ovm_livemap_only(map, prof->path);
 		if (!module || !n || is_system_part(module) || !is_wanted(opts, module->path))
 			continue;
 		if (!opts->uniform &&
