@@ -64,8 +64,8 @@ static const struct ovm_edge *edge_of_kind(const struct ovm_cfg *cfg, const stru
 static struct place follow(const struct ovm_emit_plan *plan, struct place at)
 {
 	const struct ovm_program *program = plan->program;
-	for (unsigned hop = plan->is_instrumented ? MAX_HOPS : 0; hop < MAX_HOPS && at.bb != OVM_NONE;
-	     hop++) {
+	for (unsigned hop = plan->is_instrumented ? MAX_HOPS : 0;
+	     hop < MAX_HOPS && at.bb != OVM_NONE; hop++) {
 		const struct ovm_cfg *cfg = program->cfgs.v[at.cfg];
 		const struct ovm_block *block = &cfg->blocks[at.bb];
 		if (block->n_insns != 1 || cfg->insns[block->first_insn].kind != OVM_INSN_JMP)
@@ -156,9 +156,10 @@ static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm
 	    edge ? place_of_edge(program, slot->cfg, edge) : (struct place){OVM_NONE, OVM_NONE, to};
 	way.end = follow(plan, way.at);
 	way.count = edge ? edge->count : 0;
-	uint32_t probe = edge && plan->is_instrumented ? ovm_count_edge_probe(plan, slot->cfg, slot->block,
-								     (uint32_t)(edge - cfg->edges))
-					      : OVM_NONE;
+	uint32_t probe =
+	    edge && plan->is_instrumented
+		? ovm_count_edge_probe(plan, slot->cfg, slot->block, (uint32_t)(edge - cfg->edges))
+		: OVM_NONE;
 	way.stub = probe == OVM_NONE ? OVM_NONE : plan->stub_of[probe];
 	way.next =
 	    way.stub == OVM_NONE && (is_next(plan, i, &way.at) || is_next(plan, i, &way.end));
@@ -507,7 +508,8 @@ static enum ovm_refusal write_insn(struct writer *w, uint32_t i, uint32_t k, uin
 	if (why == OVM_REFUSE_NONE)
 		why = thunk == OVM_NONE ? copy_insn(w, insn, from, load)
 					: write_thunk_call(w, insn, thunk);
-	if (why == OVM_REFUSE_NONE && w->plan->is_instrumented && ovm_count_has_exit(cfg, slot->block, k))
+	if (why == OVM_REFUSE_NONE && w->plan->is_instrumented &&
+	    ovm_count_has_exit(cfg, slot->block, k))
 		write_exit(w, insn);
 	return why;
 }

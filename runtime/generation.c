@@ -306,7 +306,8 @@ void ovm_generation_adopt(struct ovm_generations *set, struct ovm_built *built,
 		read_exits(set->tracee, gen, i);
 	ovm_patchset_find(set->tracee, &gen->jumps, &there);
 	gen->is_armed = there.v.n > 0;
-	if (!gen->is_armed && gen->built.is_passing) /* no forked process needs to be told that it ends */
+	if (!gen->is_armed &&
+	    gen->built.is_passing) /* no forked process needs to be told that it ends */
 		gen->counters = (struct ovm_countmem){.fd = -1};
 	ovm_patchset_merge(&set->applied, &there);
 	ovm_patchset_fini(&there);
