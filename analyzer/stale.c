@@ -56,7 +56,7 @@ static const char *file_of(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* Length of "libfoo" in "libfoo-1.2.so.3", of "postgres" in "postgres-15". */
+/* Length of "libfoo" in "libfoo-1.2.so.3", of "prog" in "prog-15". */
 static size_t stem_len(const char *file)
 {
 	const char *so = strstr(file, ".so");
