@@ -129,6 +129,31 @@ void ovm_elf_debug_frame(const struct ovm_overlay *overlay, size_t section, stru
 /* Most bytes of the original that are not loaded and that the undo list keeps all the same. */
 enum { OVM_ELF_KEEP_MAX = 64 << 10 };
 
+struct ovm_elf_table { /* the section table and the bytes behind the segment while they grow */
+	Elf64_Shdr *v;
+	uint32_t n;
+	struct ovm_buf names; /* new .shstrtab */
+	struct ovm_buf *out;  /* what follows the segment */
+	uint64_t at;	      /* file offset of its first byte */
+};
+
+/* elf_sections.c: one more section header, to be filled in. Valid until the next. */
+Elf64_Shdr *ovm_elf_table_add(struct ovm_elf_table *table, const char *name, uint32_t type,
+			      uint64_t flags);
+
+/* Align the output, return where it goes on; then make that section @sh. */
+size_t ovm_elf_table_start(const struct ovm_elf_table *table, uint64_t align);
+void ovm_elf_table_place(const struct ovm_elf_table *table, Elf64_Shdr *sh, size_t start);
+
+/* The move that took section @sh along, NULL if it stays. */
+const struct ovm_elf_move *ovm_elf_move_of(const struct ovm_elf_plan *plan, const Elf64_Shdr *sh);
+
+/* elf_symbols.c: .symtab and .strtab with names for the copies; @text: section index of their
+ * code. */
+void ovm_elf_symbols(const struct ovm_image *image, const struct ovm_elf_view *view,
+		     const struct ovm_elf_plan *plan, const struct ovm_regions *regions,
+		     const struct ovm_overlay *overlay, uint32_t text, struct ovm_elf_table *table);
+
 /* Everything behind the segment: map, symbols, names, section headers. @at: file offset of the
  * first byte of @out. Sets the section fields of @ehdr. Leaves @out empty if the input has no
  * section headers. */

@@ -46,6 +46,12 @@ debug() { gdb -nx -q -batch -iex 'set debuginfod enabled off' -ex 'set style ena
 frames() { sed -n 's/^#[0-9]* .*\b\(leaf\|middle\|main\)\b[.a-z]* (.*/\1/p' | tr '\n' ' '; } # leaf.cold.optvm (): leaf
 lines() { sed -n 's/^#[0-9]* .* at p\.c:\([0-9]*\)$/\1/p' | tr '\n' ' '; }
 
+stops_in_copy() { # NAME FILE FUNCTION: a breakpoint at a name is one in the copy too
+	debug -ex "break $3 if \$rdi == 2" -ex run -ex 'info symbol $pc' -ex bt "./$2" >log
+	grep -q ' in section .optvm.text' log && [ "$(frames <log)" = "leaf middle main " ] ||
+		{ fail "$1: break $3 does not stop in the copy"; cat log; }
+}
+
 check_kind() { # NAME FLAGS...
 	local name=$1 want pc
 	shift
@@ -54,15 +60,18 @@ check_kind() { # NAME FLAGS...
 
 	debug -ex 'break leaf.optvm.0 if $rdi == 2' -ex run -ex bt -ex finish -ex bt ./out >log
 	[ "$(frames <log)" = "leaf middle main middle main " ] || { fail "$name: gdb sees $(frames <log)"; cat log; }
+	stops_in_copy "$name" out leaf
+	gcc -O2 "$@" p.c -o plain && "$OPTVM" rewrite -q plain --uniform -f -o out-plain || fail "$name: rewrite without -g"
+	stops_in_copy "$name, without -g" out-plain leaf
 
 	want=$(DIE=1 debug -ex run -ex bt ./in | lines)
 	[ "$(wc -w <<<"$want")" = 3 ] || fail "$name: of the original gdb sees lines $want"
 	rm -f core
 	DIE=1 debug -ex run -ex 'generate-core-file core' -ex 'info proc mappings' ./out >log
 	debug -ex bt -ex 'frame function main' -ex 'info symbol $pc' out core >log
-	[ "$(frames <log)" = "leaf middle main " ] || { fail "$name: from the core file gdb sees $(frames <log)"; cat log; }
+	[ "$(frames <log)" = "leaf middle main main " ] || { fail "$name: from the core file gdb sees $(frames <log)"; cat log; }
 	eu-stack -e out --core core >log 2>&1
-	[ "$(grep -oE '\b(leaf|middle|main)[.a-z]*\.optvm\.[0-9]' log | sed 's/[.].*//' | tr '\n' ' ')" = "leaf middle main " ] ||
+	[ "$(grep -oE '\b(leaf|middle|main)([.a-z]*\.optvm\.[0-9])?( |$)' log | sed 's/[ .].*//' | tr '\n' ' ')" = "leaf middle main " ] ||
 		{ fail "$name: from the core file eu-stack sees $(cat log)"; }
 
 	# return addresses - 1, less the bias, through the map to the original's lines
@@ -102,6 +111,34 @@ check_kind lld -fuse-ld=lld
 
 "$OPTVM" dump map in 2>/dev/null
 [ $? = 3 ] || fail "dump map of a file that was not rewritten: not 3"
+
+# names of C++; of a stripped library what it exports
+cat >q.cc <<'EOQ'
+#include <cstdio>
+namespace space {
+template <class T> struct box {
+	T sum = 0;
+	__attribute__((noinline)) void grow(T by) { sum += by; asm volatile("" ::: "memory"); }
+};
+__attribute__((noinline)) int fill(box<int> *b, int n)
+{
+	for (int i = 0; i < n; i++)
+		b->grow(i);
+	return b->sum;
+}
+} // namespace space
+extern "C" int filled(int n) { space::box<int> b; return space::fill(&b, n); }
+EOQ
+echo 'extern "C" int filled(int); int main() { return filled(8); }' >r.cc
+g++ -O2 -fno-inline q.cc r.cc -o plain && "$OPTVM" rewrite -q plain --uniform -f -o out || fail "C++: rewrite"
+for name in 'space::box<int>::grow' 'space::fill' 'filled'; do
+	debug -ex "break $name" -ex run -ex 'info symbol $pc' ./out >log
+	grep -q ' in section .optvm.text' log || { fail "C++: break $name does not stop in the copy"; cat log; }
+done
+g++ -O2 -shared -fPIC q.cc -o libq.so && g++ r.cc -o user -L. -lq -Wl,-rpath,"$dir" && strip libq.so && mv libq.so q.so &&
+	"$OPTVM" rewrite -q q.so --uniform -f -o libq.so || fail "library: rewrite"
+debug -ex 'set breakpoint pending on' -ex 'break space::fill' -ex run -ex 'info symbol $pc' ./user >log
+grep -q ' in section .optvm.text' log || { fail "library: break space::fill does not stop in the copy"; cat log; }
 
 gcc -g -O2 p.c -o in && "$OPTVM" rewrite -q in --uniform -f -o out
 if command -v perf >/dev/null && LONG=1 perf record -q -e cpu-clock:u -g -o perf.data ./out >/dev/null 2>&1; then
