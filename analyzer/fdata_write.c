@@ -12,7 +12,9 @@
  * instruction behind it: there BOLT ends a block
  *
  * BOLT drops nops that end a block, so a fall is told of the last instruction
- * that is none. Where a module has exact edges, sampled branches are left out:
+ * that is none. Edges that stay inside a block (callgrind's counts have one for
+ * every instruction) are no branches to BOLT: left out, or it would take the
+ * profile for that of another build. Where a module has exact edges, sampled branches are left out:
  * their scale is another.
  *
  * Limits: calls through pointers have no lines from exact edges; ranges in
@@ -80,16 +82,43 @@ static const struct ovm_cfg *cfg_of(const struct writer *w, ovm_va va)
 	return idx == OVM_NONE ? NULL : w->program.cfgs.v[idx];
 }
 
-static bool is_call_at(const struct writer *w, ovm_va va)
+/* A place in a graph. */
+struct spot {
+	const struct ovm_cfg *cfg; /* NULL: in none */
+	const struct ovm_block *block;
+	const struct ovm_insn *insn;
+};
+
+static struct spot spot_at(const struct writer *w, ovm_va va)
 {
 	const struct ovm_cfg *cfg = cfg_of(w, va);
 	uint32_t bb = cfg ? ovm_cfg_block_of(cfg, va) : OVM_NONE;
 	for (uint32_t i = 0; bb != OVM_NONE && i < cfg->blocks[bb].n_insns; i++) {
 		const struct ovm_insn *insn = &cfg->insns[cfg->blocks[bb].first_insn + i];
 		if (insn->va.v == va.v)
-			return insn->kind == OVM_INSN_CALL || insn->kind == OVM_INSN_CALL_IND;
+			return (struct spot){cfg, &cfg->blocks[bb], insn};
 	}
-	return false;
+	return (struct spot){0};
+}
+
+static bool is_call(const struct spot *spot)
+{
+	return spot->cfg &&
+	       (spot->insn->kind == OVM_INSN_CALL || spot->insn->kind == OVM_INSN_CALL_IND);
+}
+
+/* Control fell from @spot into the next instruction. Where BOLT's block ends: at a call that may
+ * throw, at the last instruction of ours that is no nop, or (0) not here. */
+static ovm_va fall_from(const struct writer *w, const struct spot *spot)
+{
+	const struct ovm_insn *first = &spot->cfg->insns[spot->block->first_insn];
+	const struct ovm_insn *last = first + spot->block->n_insns - 1;
+	if (spot->insn != last)
+		return is_call(spot) && w->regions.v.v[spot->block->region].lsda.v ? spot->insn->va
+										   : ovm_va_of(0);
+	while (last > first && last->kind == OVM_INSN_NOP)
+		last--;
+	return last->va;
 }
 
 /* --- lines that the profile has --- */
@@ -98,9 +127,12 @@ static void add_edges(struct writer *w)
 {
 	for (uint32_t i = 0; i < w->module->edges.n; i++) {
 		const struct ovm_prof_edge *e = &w->module->edges.v[i];
-		if (e->from.v)
-			add_line(w, (struct line){e->from, e->to, .count = e->count,
-						  .is_call = is_call_at(w, e->from)});
+		struct spot spot = e->from.v ? spot_at(w, e->from) : (struct spot){0};
+		bool falls = spot.cfg && e->to.v == spot.insn->va.v + spot.insn->len;
+		ovm_va from = falls ? fall_from(w, &spot) : e->from;
+		if (from.v)
+			add_line(w, (struct line){from, e->to, .count = e->count,
+						  .is_call = is_call(&spot) && !falls});
 	}
 }
 
