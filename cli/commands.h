@@ -16,6 +16,7 @@ int ovm_cmd_verify(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 int ovm_cmd_merge(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_convert(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_report(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
+int ovm_cmd_stats(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_dump(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_doctor(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 

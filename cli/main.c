@@ -21,7 +21,7 @@ static int (*const commands[OVM_N_CMDS])(struct ovm_ctx *, const struct ovm_opti
     [OVM_CMD_MERGE] = ovm_cmd_merge,   [OVM_CMD_CONVERT] = ovm_cmd_convert,
     [OVM_CMD_REPORT] = ovm_cmd_report, [OVM_CMD_DUMP] = ovm_cmd_dump,
     [OVM_CMD_DOCTOR] = ovm_cmd_doctor, [OVM_CMD_VERIFY] = ovm_cmd_verify,
-    [OVM_CMD_HELP] = cmd_help,
+    [OVM_CMD_STATS] = ovm_cmd_stats,   [OVM_CMD_HELP] = cmd_help,
 };
 
 static int fail_command(struct ovm_ctx *ctx, const char *word)
