@@ -20,6 +20,15 @@ static int exec_directly(struct ovm_ctx *ctx, char *const argv[], int *status)
 	return ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot be run", argv[0]);
 }
 
+static int follow_option(struct ovm_ctx *ctx, const struct ovm_options *opts, bool *follows_exec)
+{
+	const char *what = opts->value[OVM_OPT_FOLLOW];
+	*follows_exec = what && !strcmp(what, "exec");
+	if (what && !*follows_exec && strcmp(what, "fork") != 0)
+		return ovm_fail(ctx, OVM_E_USAGE, "--follow: '%s' is not fork or exec", what);
+	return 0;
+}
+
 int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	struct ovm_session_opts session = {.save_profile = opts->value[OVM_OPT_SAVE_PROFILE],
@@ -28,6 +37,8 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 	int err = ovm_live_options(ctx, opts, &session.sampler, &session.round);
 	if (!err)
 		err = ovm_option_seconds(ctx, opts, OVM_OPT_TIMEOUT, &session.timeout);
+	if (!err)
+		err = follow_option(ctx, opts, &session.follows_exec);
 	if (err)
 		return err;
 	if (!opts->n_words)
@@ -51,6 +62,9 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 		}
 	} else {
 		ovm_live_summary(ctx, &result.round);
+		if (result.n_processes > 1)
+			ovm_summary(ctx, "%u of %u busy processes optimized; above is the last",
+				    result.n_optimized, result.n_processes);
 	}
 	if (ovm_launch_timed_out())
 		*status = EXIT_TIMEOUT;

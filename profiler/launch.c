@@ -281,6 +281,16 @@ void ovm_launch_signals_release(void)
 		sigaction(FORWARDED[i], &saved_forwarded[i], NULL);
 }
 
+bool ovm_launch_reap(pid_t child, int *wstatus)
+{
+	siginfo_t info = {0};
+	if (waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid ||
+	    (info.si_code != CLD_EXITED && info.si_code != CLD_KILLED &&
+	     info.si_code != CLD_DUMPED))
+		return false;
+	return waitpid(child, wstatus, WNOHANG) == child;
+}
+
 int ovm_launch_exit_status(int wstatus)
 {
 	if (!WIFSIGNALED(wstatus))

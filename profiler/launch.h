@@ -27,6 +27,10 @@ int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_stat
 void ovm_launch_signals(pid_t pid);
 void ovm_launch_signals_release(void);
 
+/* Has @child ended? Its end is taken and reaped, but not a stop that waits for its tracer (the same
+ * process, see runtime/tracee.c). Never blocks. */
+bool ovm_launch_reap(pid_t child, int *wstatus);
+
 /* With @seconds > 0, between the two: then SIGTERM to the program, once. Did that happen? */
 void ovm_launch_timeout(double seconds);
 bool ovm_launch_timed_out(void);

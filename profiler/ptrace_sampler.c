@@ -70,8 +70,9 @@ struct ovm_ptrace_sampler {
 	struct thread *threads; /* all that are traced, by tid */
 	struct scan *scans;	/* by pid */
 	pid_t root;
-	bool is_child;	/* the root is a child of ours */
-	bool has_ended; /* the root has, with wstatus */
+	bool has_ended; /* the root has */
+	pid_t child;	/* of ours, may be the root; 0 none */
+	bool is_reaped; /* the child has ended, with wstatus */
 	int wstatus;
 	bool is_stopped;					    /* detached */
 	bool is_counting;					    /* the root has exec'ed */
@@ -237,9 +238,11 @@ static void on_end(struct ovm_ptrace_sampler *sampler, pid_t tid, int wstatus)
 {
 	thread_remove(sampler, tid);
 	scan_remove(sampler, tid);
-	if (tid == sampler->root) {
+	if (tid == sampler->root)
 		sampler->has_ended = true;
-		sampler->wstatus = sampler->is_child ? wstatus : 0;
+	if (tid == sampler->child) {
+		sampler->is_reaped = true;
+		sampler->wstatus = wstatus;
 	}
 }
 
@@ -353,7 +356,7 @@ int ovm_ptrace_sampler_drain(struct ovm_ctx *ctx, struct ovm_ptrace_sampler *sam
 		now = now_ns();
 		if (now >= sampler->next_tick)
 			tick(sampler, now);
-		if (now >= until || sampler->has_ended)
+		if (now >= until || sampler->has_ended || sampler->is_reaped)
 			return OVM_OK;
 		sleep_until(until < sampler->next_tick ? until : sampler->next_tick);
 	}
@@ -382,15 +385,15 @@ static int seize(struct ovm_ctx *ctx, struct ovm_ptrace_sampler *sampler, pid_t 
 	return OVM_OK;
 }
 
-/* One pass over the threads of the root; *n_new counts those it seized. A thread that ends or may
+/* One pass over the threads of @pid; *n_new counts those it seized. A thread that ends or may
  * not be traced (a worker of the kernel's) is passed over. */
-static void seize_tasks(struct ovm_ptrace_sampler *sampler, uint32_t *n_new)
+static void seize_tasks(struct ovm_ptrace_sampler *sampler, pid_t pid, uint32_t *n_new)
 {
 	char path[64];
 	struct ovm_ctx scratch;
 	struct dirent *entry;
 	ovm_ctx_init(&scratch);
-	snprintf(path, sizeof(path), "/proc/%d/task", sampler->root);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
 	DIR *dir = opendir(path);
 	if (!dir)
 		return;
@@ -411,46 +414,51 @@ static void block_sigchld(sigset_t *saved)
 	pthread_sigmask(SIG_BLOCK, &child, saved);
 }
 
+static void seize_all(struct ovm_ptrace_sampler *sampler, pid_t pid)
+{
+	uint32_t n_new;
+	do {
+		n_new = 0;
+		seize_tasks(sampler, pid, &n_new);
+	} while (n_new);
+}
+
 int ovm_ptrace_sampler_open(struct ovm_ctx *ctx, struct ovm_tally *tally, uint64_t frequency,
-			    pid_t pid, bool is_running, struct ovm_ptrace_sampler **out)
+			    const struct ovm_ptrace_who *who, struct ovm_ptrace_sampler **out)
 {
 	struct ovm_ptrace_sampler *sampler = ovm_alloc(sizeof(*sampler));
-	uint32_t n_new;
 	if (!frequency)
 		frequency = DEFAULT_HZ;
 	sampler->tally = tally;
-	sampler->root = pid;
-	sampler->is_child = !is_running;
-	sampler->is_counting = is_running;
+	sampler->root = who->pid;
+	sampler->child = who->child;
+	sampler->is_counting = who->is_running;
 	sampler->period = NS_PER_S / (frequency < MAX_HZ ? frequency : MAX_HZ);
 	sampler->next_tick = now_ns();
 	block_sigchld(&sampler->saved_mask);
-	int rc = seize(ctx, sampler, pid);
+	int rc = seize(ctx, sampler, who->pid);
 	if (rc) {
 		sampler->is_stopped = true;
 		ovm_ptrace_sampler_close(sampler);
 		return rc;
 	}
-	do {
-		n_new = 0;
-		seize_tasks(sampler, &n_new);
-	} while (n_new);
+	seize_all(sampler, who->pid);
+	for (uint32_t i = 0; i < who->n_others; i++)
+		seize_all(sampler, who->others[i]);
 	*out = sampler;
 	return OVM_OK;
 }
 
-bool ovm_ptrace_sampler_wait(struct ovm_ptrace_sampler *sampler, int *wstatus)
+bool ovm_ptrace_sampler_wait(const struct ovm_ptrace_sampler *sampler)
 {
-	if (!sampler->has_ended && sampler->is_stopped) {
-		if (sampler->is_child)
-			sampler->has_ended =
-			    waitpid(sampler->root, &sampler->wstatus, WNOHANG) == sampler->root;
-		else
-			sampler->has_ended = kill(sampler->root, 0) && errno == ESRCH;
-	}
-	if (sampler->has_ended)
+	return sampler->has_ended || (kill(sampler->root, 0) && errno == ESRCH);
+}
+
+bool ovm_ptrace_sampler_has(const struct ovm_ptrace_sampler *sampler, int *wstatus)
+{
+	if (sampler->is_reaped)
 		*wstatus = sampler->wstatus;
-	return sampler->has_ended;
+	return sampler->is_reaped;
 }
 
 uint64_t ovm_ptrace_sampler_frequency(const struct ovm_ptrace_sampler *sampler)

@@ -21,6 +21,7 @@
 #include "profiler/sampler.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "profiler/launch.h"
 #include "profiler/pmu.h"
 #include "profiler/ptrace_sampler.h"
 #include "profiler/record.h"
@@ -70,7 +71,9 @@ struct ovm_sampler {
 	char *event;
 	uint64_t frequency;
 	pid_t pid;
-	bool is_running; /* not our child */
+	bool is_running; /* not our child, or not from its start */
+	pid_t child;	 /* of ours, to be reaped: @pid itself or another; 0 none */
+	OVM_VEC(pid_t) others;
 	bool has_ended;
 	int wstatus;
 	bool is_stopped;
@@ -231,27 +234,38 @@ static void raise_file_limit(void)
 
 /* Threads made while this runs inherit from their creator if it was opened before, and are missed
  * if not: one pass, as opening them twice would count them twice. */
-static int open_all_threads(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
+static int open_all_threads(struct ovm_ctx *ctx, struct ovm_sampler *sampler, pid_t pid)
 {
 	OVM_VEC(pid_t) tids = {0};
 	char path[64];
 	struct dirent *entry;
 	int rc = OVM_OK;
-	snprintf(path, sizeof(path), "/proc/%d/task", sampler->pid);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
 	DIR *dir = opendir(path);
 	if (!dir)
-		return ovm_fail(ctx, OVM_E_GONE, "process %d is gone", (int)sampler->pid);
+		return ovm_fail(ctx, OVM_E_GONE, "process %d is gone", (int)pid);
 	while ((entry = readdir(dir)))
 		if (entry->d_name[0] != '.')
 			ovm_vec_push(&tids, (pid_t)strtol(entry->d_name, NULL, 10));
 	closedir(dir);
-	raise_file_limit();
 	for (uint32_t i = 0; i < tids.n && !rc; i++) {
 		rc = open_thread(ctx, sampler, tids.v[i]);
 		if (rc == OVM_E_GONE && i > 0) /* that thread ended, the process lives */
 			rc = OVM_OK;
 	}
 	ovm_vec_free(&tids);
+	return rc;
+}
+
+/* The others may end meanwhile, or belong to somebody else. */
+static int open_processes(struct ovm_ctx *ctx, struct ovm_sampler *sampler)
+{
+	struct ovm_ctx own = *ctx;
+	raise_file_limit();
+	int rc = open_all_threads(ctx, sampler, sampler->pid);
+	for (uint32_t i = 0; i < sampler->others.n && !rc; i++)
+		if (open_all_threads(&own, sampler, sampler->others.v[i]))
+			ovm_log(OVM_LOG_INFO, "not sampled: %s", own.msg);
 	return rc;
 }
 
@@ -283,7 +297,7 @@ static int open_perf(struct ovm_ctx *ctx, struct ovm_sampler *sampler, bool is_d
 	    (struct ovm_record_format){.sample_type = sampler->attr.sample_type,
 				       .branch_sample_type = sampler->attr.branch_sample_type,
 				       .sample_id_all = true};
-	rc = sampler->is_running ? open_all_threads(ctx, sampler)
+	rc = sampler->is_running ? open_processes(ctx, sampler)
 				 : open_thread(ctx, sampler, sampler->pid);
 	if (rc)
 		return rc;
@@ -291,6 +305,8 @@ static int open_perf(struct ovm_ctx *ctx, struct ovm_sampler *sampler, bool is_d
 	if (sampler->is_running) {
 		events_ioctl(sampler, PERF_EVENT_IOC_ENABLE);
 		ovm_procmap_scan(sampler->tally.map, sampler->pid);
+		for (uint32_t i = 0; i < sampler->others.n; i++)
+			ovm_procmap_scan(sampler->tally.map, sampler->others.v[i]);
 	}
 	return OVM_OK;
 }
@@ -324,8 +340,12 @@ static int open_tracer(struct ovm_ctx *ctx, struct ovm_sampler *sampler, uint64_
 {
 	free(sampler->event);
 	sampler->event = ovm_strdup("cpu-clock");
-	return ovm_ptrace_sampler_open(ctx, &sampler->tally, frequency, sampler->pid,
-				       sampler->is_running, &sampler->tracer);
+	const struct ovm_ptrace_who who = {.pid = sampler->pid,
+					   .is_running = sampler->is_running,
+					   .child = sampler->child,
+					   .others = sampler->others.v,
+					   .n_others = sampler->others.n};
+	return ovm_ptrace_sampler_open(ctx, &sampler->tally, frequency, &who, &sampler->tracer);
 }
 
 int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, pid_t pid,
@@ -340,6 +360,9 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 	sampler->tally.arg = opts->arg;
 	sampler->pid = pid;
 	sampler->is_running = is_running;
+	sampler->child = is_running ? opts->child : pid;
+	for (uint32_t i = 0; i < opts->n_others; i++)
+		ovm_vec_push(&sampler->others, opts->others[i]);
 	sampler->pidfd = -1;
 	sampler->branch_stack = opts->branch_stack;
 	if (opts->force_ptrace && opts->branch_stack == OVM_BRANCH_STACK_ON) {
@@ -501,26 +524,22 @@ struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler)
 	return sampler->profile;
 }
 
-/* The child's end, but not a stop that waits for its tracer (the same process, see
- * runtime/tracee.c). */
-static bool reap(pid_t pid, int *wstatus)
-{
-	siginfo_t info = {0};
-	if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid ||
-	    (info.si_code != CLD_EXITED && info.si_code != CLD_KILLED &&
-	     info.si_code != CLD_DUMPED))
-		return false;
-	return waitpid(pid, wstatus, WNOHANG) == pid;
-}
-
 bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus)
 {
+	if (sampler->pid == sampler->child)
+		return ovm_sampler_reap(sampler, wstatus);
+	*wstatus = 0;
 	if (sampler->tracer)
-		return ovm_ptrace_sampler_wait(sampler->tracer, wstatus);
-	if (!sampler->has_ended && sampler->is_running)
-		sampler->has_ended = kill(sampler->pid, 0) && errno == ESRCH;
-	else if (!sampler->has_ended)
-		sampler->has_ended = reap(sampler->pid, &sampler->wstatus);
+		return ovm_ptrace_sampler_wait(sampler->tracer);
+	return kill(sampler->pid, 0) && errno == ESRCH;
+}
+
+bool ovm_sampler_reap(struct ovm_sampler *sampler, int *wstatus)
+{
+	if (!sampler->has_ended && sampler->tracer)
+		sampler->has_ended = ovm_ptrace_sampler_has(sampler->tracer, &sampler->wstatus);
+	if (!sampler->has_ended && sampler->child && (!sampler->tracer || sampler->is_stopped))
+		sampler->has_ended = ovm_launch_reap(sampler->child, &sampler->wstatus);
 	if (sampler->has_ended)
 		*wstatus = sampler->wstatus;
 	return sampler->has_ended;
@@ -555,6 +574,7 @@ void ovm_sampler_close(struct ovm_sampler *sampler)
 	close_perf(sampler);
 	ovm_buf_free(&sampler->bytes);
 	ovm_vec_free(&sampler->due);
+	ovm_vec_free(&sampler->others);
 	ovm_tally_fini(&sampler->tally);
 	ovm_profile_free(sampler->profile);
 	free(sampler->event);

@@ -21,6 +21,11 @@ struct ovm_sampler_opts {
 	uint64_t frequency; /* Hz per CPU; 0: the default; a ptrace sampler does at most 200 */
 	enum ovm_branch_stack branch_stack; /* the profile's source tells: "perf_event+branches" */
 	bool force_ptrace; /* use the ptrace sampler even if perf_event works (tests) */
+	const pid_t
+	    *others; /* more running processes to sample, [n_others]; borrowed for the open */
+	uint32_t n_others;
+	pid_t
+	    child; /* a child of ours whose end ovm_sampler_reap tells, if it is not @pid itself */
 	/* Asked about addresses of process @pid that no file claims: which code is a copy of that
 	 * there? 0: none that is known. NULL: there are no copies. */
 	ovm_rta (*original)(void *arg, pid_t pid, ovm_rta at);
@@ -53,6 +58,10 @@ struct ovm_profile *ovm_sampler_profile(struct ovm_sampler *sampler);
  * this, not waitpid: a ptrace sampler has to take all waitpid reports for itself. Drains return
  * early when the process ends. */
 bool ovm_sampler_wait(struct ovm_sampler *sampler, int *wstatus);
+
+/* The same for the child of ours that opts->child named, whatever is sampled: reaped, *wstatus is
+ * its own. */
+bool ovm_sampler_reap(struct ovm_sampler *sampler, int *wstatus);
 
 /* The process seen most often so far for which @is_wanted(arg, pid) is true, 0 if there is none. */
 pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,

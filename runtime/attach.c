@@ -9,6 +9,7 @@
 #include "runtime/attach.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "runtime/family.h"
 #include "runtime/forks.h"
 #include "runtime/procstat.h"
 #include "runtime/report.h"
@@ -24,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { PF_KTHREAD = 0x200000, ENVIRON_MAX = 4 << 20 };
+enum { PF_KTHREAD = 0x200000 };
 
 static const ino_t FIRST_PID_NAMESPACE = 0xeffffffc; /* the kernel's PROC_PID_INIT_INO */
 
@@ -50,25 +51,6 @@ static pid_t leader_of(pid_t pid)
 	if (f)
 		fclose(f);
 	return (pid_t)leader;
-}
-
-/* Is OPTVM=off in its environment, as it was when it started? */
-static bool has_opted_out(pid_t pid)
-{
-	static const char word[] = "OPTVM=off";
-	char name[64];
-	snprintf(name, sizeof(name), "/proc/%d/environ", (int)pid);
-	FILE *f = fopen(name, "re");
-	if (!f)
-		return false;
-	char *text = ovm_alloc(ENVIRON_MAX);
-	size_t n = fread(text, 1, ENVIRON_MAX - 1, f);
-	fclose(f);
-	bool found = false;
-	for (size_t i = 0; i < n && !found; i += strlen(text + i) + 1)
-		found = !strcmp(text + i, word);
-	free(text);
-	return found;
 }
 
 static int check_kind(struct ovm_ctx *ctx, pid_t pid)
@@ -118,7 +100,7 @@ static int check(struct ovm_ctx *ctx, struct ovm_tracee *tracee)
 	int rc = check_kind(ctx, tracee->pid);
 	if (rc == 0)
 		rc = check_permitted(ctx, tracee);
-	if (rc == 0 && has_opted_out(tracee->pid))
+	if (rc == 0 && ovm_process_opted_out(tracee->pid))
 		rc =
 		    ovm_fail(ctx, OVM_E_TARGET, "process %d was started with OPTVM=off: left alone",
 			     (int)tracee->pid);
@@ -199,7 +181,7 @@ static int save(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct 
 	if (opts->save_profile && profile)
 		failed = ovm_profile_save(&own, profile, opts->save_profile);
 	if (failed == 0 && opts->report)
-		failed = ovm_live_report(&own, opts->report, r, profile, NULL);
+		failed = ovm_live_report(&own, opts->report, r, profile, NULL, NULL);
 	if (rc || !failed)
 		return rc;
 	*ctx = own;
@@ -234,7 +216,8 @@ int ovm_attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, pid_t pi
 	ovm_round_init(&r, pid);
 	r.opts = &opts->round;
 	r.by = "attach";
-	r.is_attached = true;
+	r.is_running = r.needs_state = true;
+	r.patience_ms = OVM_RT_ATTACH_MS;
 	r.is_over = is_over;
 	r.arg = &r;
 	r.started_ms = ovm_now_ms();
@@ -304,7 +287,7 @@ int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 	*result = (struct ovm_detach_result){0};
 	ovm_round_init(&r, pid);
 	r.opts = &opts;
-	r.is_attached = true;
+	r.needs_state = true;
 	r.is_over = never;
 	int rc = check_kind(ctx, pid);
 	if (rc == 0)

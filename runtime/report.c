@@ -129,12 +129,44 @@ static json_t *report_json(const struct ovm_round *round, const struct ovm_profi
 	return o;
 }
 
+struct ovm_live_processes {
+	json_t *list;
+};
+
+struct ovm_live_processes *ovm_live_processes_new(void)
+{
+	struct ovm_live_processes *p = ovm_alloc(sizeof(*p));
+	p->list = json_array();
+	return p;
+}
+
+void ovm_live_processes_free(struct ovm_live_processes *p)
+{
+	if (p)
+		json_decref(p->list);
+	free(p);
+}
+
+void ovm_live_processes_add(struct ovm_live_processes *p, const struct ovm_round *round,
+			    const struct ovm_profile *profile)
+{
+	json_array_append_new(p->list, report_json(round, profile, NULL));
+}
+
+uint32_t ovm_live_processes_count(const struct ovm_live_processes *p)
+{
+	return p ? (uint32_t)json_array_size(p->list) : 0;
+}
+
 int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_round *round,
-		    const struct ovm_profile *profile, const int *wstatus)
+		    const struct ovm_profile *profile, const int *wstatus,
+		    const struct ovm_live_processes *processes)
 {
 	int rc = 0;
 	char *temp = ovm_asprintf("%s.XXXXXX", path);
 	json_t *json = report_json(round, profile, wstatus);
+	if (processes)
+		json_object_set(json, "processes", processes->list);
 	int fd = mkostemp(temp, O_CLOEXEC);
 	if (fd < 0) {
 		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", temp);

@@ -67,7 +67,7 @@ static void forget(struct ovm_round *r)
 static int open_state(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	int rc = r->state ? 0 : ovm_state_open(ctx, r->pid, r->by, &r->state);
-	if ((rc == OVM_E_IO || rc == OVM_E_PERM) && !r->is_attached) {
+	if ((rc == OVM_E_IO || rc == OVM_E_PERM) && !r->needs_state) {
 		ovm_log(OVM_LOG_INFO, "not remembered: %s", ctx->msg);
 		rc = 0;
 	}
@@ -146,7 +146,7 @@ static bool is_sampled(const struct ovm_round *r, double begin, bool *gives_up)
 	unsigned wanted = or_default(
 	    r->opts->sample_ms, r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
 	*gives_up = cpu >= (uint64_t)OVM_RT_SAMPLE_MS * OVM_RT_SAMPLE_GIVE_UP ||
-		    (r->is_attached && passed >= OVM_RT_ATTACH_MS);
+		    (r->patience_ms && passed >= r->patience_ms);
 	if (r->opts->duration > 0)
 		return *gives_up = passed >= r->opts->duration * 1e3;
 	return *gives_up || cpu >= wanted;
@@ -156,7 +156,7 @@ static int sample(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	uint64_t min_samples = or_default(r->opts->min_samples, OVM_RT_MIN_SAMPLES);
 	double begin = ovm_now_ms();
-	r->cpu_before = r->is_attached ? ovm_cpu_time_ms(r->pid) : 0;
+	r->cpu_before = r->is_running ? ovm_cpu_time_ms(r->pid) : 0;
 	for (;;) {
 		bool gives_up;
 		int rc = ovm_sampler_drain(ctx, r->sampler, OVM_RT_DRAIN_MS);
@@ -211,7 +211,7 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	    .max_pause_ms = (unsigned)max_pause(r),
 	    .n_windows = 1,
 	};
-	uint64_t cpu = cpu_ms(r), deadline = r->is_attached ? OVM_RT_ATTACH_MS : UINT64_MAX;
+	uint64_t cpu = cpu_ms(r), deadline = r->patience_ms ? r->patience_ms : UINT64_MAX;
 	uint64_t ahead = cpu < OVM_RT_COUNT_AFTER_MS ? OVM_RT_COUNT_AFTER_MS - cpu : 0;
 	double begin = ovm_now_ms();
 	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL);
@@ -428,6 +428,26 @@ int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
 		rc = is_over(r) ? fail_over(ctx) : optimize(ctx, r);
 	}
 	return rc;
+}
+
+void ovm_round_end_sampling(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	if (!r->sampler)
+		return;
+	ovm_sampler_stop(r->sampler);
+	ovm_sampler_drain(ctx, r->sampler, 0);
+	if (!r->profile) {
+		r->profile = ovm_profile_new();
+		ovm_profile_merge(r->profile, ovm_sampler_profile(r->sampler));
+	}
+	ovm_sampler_close(r->sampler);
+	r->sampler = NULL;
+}
+
+void ovm_round_forget(struct ovm_round *r)
+{
+	forget(r);
+	r->final = OVM_NONE;
 }
 
 void ovm_round_settle(struct ovm_round *r)

@@ -38,7 +38,9 @@ struct ovm_round {
 	int watch_fd;		     /* pidfd: readable when the process has ended; -1 none */
 	double started_ms;	     /* see ovm_now_ms */
 	const char *by;		     /* for the state: "run" or "attach"; NULL: only to undo */
-	bool is_attached;	     /* no child of ours: nothing without state, no endless waits */
+	bool is_running;	     /* it ran before the round: its time counts from now on */
+	bool needs_state;	     /* nothing without a place to remember it in */
+	unsigned patience_ms;	     /* for a process that hardly computes; 0: without end */
 	struct ovm_sampler *sampler; /* open from ovm_round_run on; borrowed */
 	bool (*is_over)(void *arg);  /* the process has ended, or we shall: asked often */
 	void *arg;
@@ -69,6 +71,12 @@ int ovm_round_look(struct ovm_ctx *ctx, struct ovm_round *round);
 /* The round. Returns 0, OVM_REFUSED (message in ctx: nothing worth it) or a failure; in all these
  * cases but 0 the process runs what it ran before, and the caller explains. */
 int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *round);
+
+/* What was sampled so far is kept in round->profile, and the sampler closed. */
+void ovm_round_end_sampling(struct ovm_ctx *ctx, struct ovm_round *round);
+
+/* Give back what is known of the process; results and profile stay. */
+void ovm_round_forget(struct ovm_round *round);
 
 /* Wait until no thread is half stopped, at most for a few seconds. */
 void ovm_round_settle(struct ovm_round *round);

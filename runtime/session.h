@@ -9,13 +9,16 @@ struct ovm_session_opts {
 	struct ovm_round_opts round;
 	const char *save_profile; /* NULL: none */
 	const char *report;	  /* JSON report file, NULL: none */
-	double timeout; /* seconds; then the program is told to end; 0: never */
+	double timeout;		  /* seconds; then the program is told to end; 0: never */
 	bool strict;
+	bool follows_exec; /* programs that it execs, and its children do, are optimized too */
 };
 
 struct ovm_session_result {
-	int wstatus; /* of the program */
-	struct ovm_round_result round;
+	int wstatus;		       /* of the program */
+	struct ovm_round_result round; /* of the process that was optimized last, or tried */
+	uint32_t n_processes;	       /* follows_exec: that had a round */
+	uint32_t n_optimized;	       /* of them; the others were left as they were */
 };
 
 /* Run @argv to its end. Returns 0 (result->wstatus is the program's) even if nothing could be

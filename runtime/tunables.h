@@ -45,9 +45,12 @@ enum {
 	OVM_RT_PENDING_MS = 3000,  /* a thread that does not report at all: no more attempts */
 	OVM_RT_SHARER_TRIES = 200, /* 5 ms apart: a vfork child is soon gone */
 	OVM_RT_LOCK_TRIES = 100,   /* 10 ms apart: another optvm is at work on the process */
-	OVM_RT_MAX_GENERATIONS = 16, /* in one process, counting ones too: they stay for ever */
-	OVM_RT_ATTACH_MS = 30000,    /* a process that hardly computes is sampled for so long */
-	OVM_RT_SERVICE_MS = 5,	     /* while one is in that state: how often to look */
+	OVM_RT_MAX_GENERATIONS = 16,  /* in one process, counting ones too: they stay for ever */
+	OVM_RT_ATTACH_MS = 30000,     /* a process that hardly computes is sampled for so long */
+	OVM_RT_FOLLOW_AFTER_MS = 500, /* CPU time before a process of the tree is looked at */
+	OVM_RT_FOLLOW_LOOK_MS = 100,  /* between two looks at the tree */
+	OVM_RT_FOLLOW_MS = 5000,      /* one that hardly computes any more keeps others waiting */
+	OVM_RT_SERVICE_MS = 5,	      /* while one is in that state: how often to look */
 	/* measuring (measure.c) */
 	OVM_RT_GAUGES = 64,
 	OVM_RT_GAUGE_MIN = 500,	   /* entries a second */

@@ -184,6 +184,7 @@ words_for() {
 	tracer.*) echo "$off --ptrace" ;;
 	counters.* | counting.* | exit* | forks.*) echo "--always --sample-ms 100" ;;
 	measure.*) echo "$off --metric ../metric" ;;
+	follow.*) echo "$off --follow=exec" ;;
 	*) echo "$off" ;;
 	esac
 }
@@ -195,10 +196,11 @@ while read -r _ point flags _; do
 	case $point in
 	forks.*) is_full || these=(forks) ;;
 	exit*) is_full || these=(single) ;; # a caller with a frame in a copy
+	spread.*) these=(prefork) ;;
 	esac
 	if is_full || [ $((k % 5)) = $((seed % 5)) ]; then
 		case $flags$point in
-		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???save* | ???detach*) ;;
+		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???follow* | ???save* | ???detach* | ???spread*) ;;
 		*) start attach_case "${these[0]}" "$point:kill" attach ;;
 		esac
 		case $point in
@@ -208,6 +210,7 @@ while read -r _ point flags _; do
 		esac
 	fi
 	case $point in
+	spread.*) start attach_case prefork "$point:kill" attach; start attach_case prefork "$point#2:kill" attach ;;
 	attached) start attach_case "${these[0]}" "$point:kill" attach; continue ;;
 	detach*) start attach_case "${these[0]}" "$point:kill" detach; continue ;;
 	esac
