@@ -49,9 +49,10 @@ static bool is_16bit(const ZydisDecodedInstruction *insn)
 static uint8_t relative(const ZydisDecodedInstruction *insn, uint64_t va, uint8_t kind,
 			struct ovm_check_insn *out)
 {
-	if (is_16bit(insn) || !insn->raw.imm[0].is_relative ||
-	    (insn->raw.imm[0].size != 8 && insn->raw.imm[0].size != 32))
+	if (is_16bit(insn))
 		return OVM_INSN_REFUSE;
+	OVM_ASSERT(insn->raw.imm[0].is_relative &&
+		   (insn->raw.imm[0].size == 8 || insn->raw.imm[0].size == 32));
 	out->field_off = insn->raw.imm[0].offset;
 	out->field_len = insn->raw.imm[0].size / 8;
 	out->target = va + insn->length + (uint64_t)insn->raw.imm[0].value.s;
@@ -151,7 +152,7 @@ static void memory_operand(const ZydisDecodedInstruction *insn, uint64_t va,
 	out->disp = insn->raw.disp.value;
 	if (!insn->raw.modrm.offset || insn->raw.modrm.mod || insn->raw.modrm.rm != 5)
 		return;
-	if (has_prefix(insn, 0x67) || out->disp_len != 4) {
+	if (has_prefix(insn, 0x67)) {
 		out->kind = OVM_INSN_REFUSE; /* eip-relative */
 		return;
 	}
@@ -212,11 +213,9 @@ bool ovm_check_decode_flags(const ZydisDecoder *dec, const uint8_t *p, size_t av
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(dec, NULL, p, avail, &insn)))
 		return false;
 	describe(&insn, va, out);
-	*flags = (struct ovm_check_flags){0};
 	const ZydisAccessedFlags *all = insn.cpu_flags;
-	if (!all)
-		return true;
-	flags->read = all->tested;
+	OVM_ASSERT(all);
+	*flags = (struct ovm_check_flags){.read = all->tested};
 	if (!may_keep_flags(&insn))
 		flags->written = all->modified | all->set_0 | all->set_1 | all->undefined;
 	return true;

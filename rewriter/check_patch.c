@@ -47,14 +47,19 @@ static bool no(struct ovm_check *check, const struct ovm_patch *patch, const cha
 	return ovm_check_no(check, patch->at, patch->target, "%s", what);
 }
 
+static bool decode(struct ovm_check *check, uint64_t va, struct ovm_check_insn *out)
+{
+	size_t avail;
+	const uint8_t *p = ovm_check_old_code(check, va, &avail);
+	return p && ovm_check_decode(&check->dec, p, avail, va, out);
+}
+
 /* No instruction but the last of the window may leave a return address. */
 static bool check_window(struct ovm_check *check, const struct ovm_patch *patch)
 {
 	for (uint64_t va = patch->at.v, end = va + patch->len; va < end;) {
 		struct ovm_check_insn insn;
-		size_t avail;
-		const uint8_t *p = ovm_check_old_code(check, va, &avail);
-		if (!p || !ovm_check_decode(&check->dec, p, avail, va, &insn))
+		if (!decode(check, va, &insn))
 			return no(check, patch, "a patch over what is no code");
 		va += insn.len;
 		bool calls = insn.kind == OVM_INSN_CALL || insn.kind == OVM_INSN_CALL_IND ||
@@ -75,8 +80,9 @@ static bool check_bytes(struct ovm_check *check, const struct ovm_patch *patch)
 	    patch->at.v + patch->len + (uint64_t)(int64_t)(int32_t)ovm_le32(patch->new_bytes + 1);
 	if (patch->new_bytes[0] != 0xe9 || to != overlay->base.v + patch->target)
 		return no(check, patch, "a patch is no jump to its target");
-	return ovm_check_arrives(check, patch->target, patch->at.v) ||
-	       no(check, patch, "a patch goes elsewhere");
+	if (!ovm_check_arrives(check, patch->target, patch->at.v))
+		return no(check, patch, "a patch goes elsewhere");
+	return true;
 }
 
 static bool check_pads(struct ovm_check *check, const struct ovm_patch *patch,
@@ -93,7 +99,9 @@ static bool check_pads(struct ovm_check *check, const struct ovm_patch *patch,
 		ok = !lsda.sites.v[i].landing ||
 		     !ovm_check_is_overwritten(check, lsda.lp_start.v + lsda.sites.v[i].landing);
 	ovm_lsda_fini(&lsda);
-	return ok || no(check, patch, "a patch over a landing pad");
+	if (!ok)
+		return no(check, patch, "a patch over a landing pad");
+	return true;
 }
 
 static bool check_branches(struct ovm_check *check, const struct ovm_patch *patch,
@@ -101,9 +109,7 @@ static bool check_branches(struct ovm_check *check, const struct ovm_patch *patc
 {
 	for (uint64_t va = region->lo.v; va < region->hi.v;) {
 		struct ovm_check_insn insn;
-		size_t avail;
-		const uint8_t *p = ovm_check_old_code(check, va, &avail);
-		if (!p || !ovm_check_decode(&check->dec, p, avail, va, &insn))
+		if (!decode(check, va, &insn))
 			return no(check, patch, "a patched region does not decode");
 		bool direct = insn.kind == OVM_INSN_JMP || insn.kind == OVM_INSN_JCC ||
 			      insn.kind == OVM_INSN_JCXZ || insn.kind == OVM_INSN_CALL;

@@ -97,12 +97,12 @@ static bool parse_letters(const struct unwind *u, const uint8_t **p, const uint8
 	return *p == stop && out->cie.fde_enc == PCREL4;
 }
 
-/* A record's body: bounds-checked against its section. */
+/* A record's body: bounds-checked against its section, before whose end @off is. */
 static const uint8_t *record(const struct unwind *u, const struct ovm_section *section,
 			     uint32_t off, const uint8_t **end)
 {
 	uint32_t stop = section->off + section->size;
-	if (off < section->off || off > stop || stop - off < 8)
+	if (off < section->off || stop - off < 8)
 		return NULL;
 	uint32_t len = ovm_le32(u->bytes + off);
 	if (len < 4 || len > stop - off - 4)
@@ -134,11 +134,10 @@ static bool parse_cie(struct unwind *u, const struct ovm_section *section, uint3
 	uint32_t first = ovm_cfi_intern(&u->cfi, &blank);
 	int err = ovm_cfi_run(&u->cfi, &out->cie, p, (size_t)(end - p), va_of(u, p), ovm_va_of(0),
 			      0, first, &spans);
-	if (!err && spans.n)
+	if (!err)
 		out->cie.initial_row = spans.v[0].row;
-	bool ok = !err && spans.n;
 	ovm_vec_free(&spans);
-	return ok;
+	return !err;
 }
 
 static uint32_t cie_at(struct unwind *u, const struct ovm_section *section, uint32_t off)
@@ -310,8 +309,8 @@ static bool types_equal(const struct unwind *u, const struct lsda_reader *r)
 	unsigned size = type_size(r->type_enc);
 	if (r->type_enc != old->type_enc)
 		return false;
-	if (!r->type_base)
-		return !old->types.n && !old->filters_len;
+	if (!r->type_base) /* on either side */
+		return true;
 	if ((old->types.n && !size) ||
 	    (uint64_t)(r->type_base - r->sites_end) <
 		old->actions_len + (uint64_t)old->types.n * size ||
@@ -433,7 +432,7 @@ static bool enter_region(struct unwind *u, const struct ovm_map_entry *entry)
 	if (u->region == OVM_NONE)
 		return no(u, entry->old, entry->off, "a copy of what has no unwind data");
 	const struct ovm_region *region = &regions->v.v[u->region];
-	if (ovm_region_spans(regions, u->check->image, u->region, &u->old_spans) || !u->old_spans.n)
+	if (ovm_region_spans(regions, u->check->image, u->region, &u->old_spans))
 		return no(u, entry->old, entry->off, "unwind rows of the original cannot be read");
 	u->has_lsda = region->lsda.v && regions->cfi.cies.v[region->cie].personality_enc != OMIT;
 	if (u->has_lsda && ovm_lsda_parse(u->check->image, region->lsda, region->lo,
@@ -458,8 +457,7 @@ static bool run_fde(struct unwind *u, const struct new_fde *fde, const struct ov
 	u->new_spans.n = u->new_at = 0;
 	return !ovm_cfi_run(&u->cfi, cie, fde->prog, fde->prog_len, va_of(u, fde->prog),
 			    ovm_va_of(u->base + fde->off), fde->size, cie->initial_row,
-			    &u->new_spans) &&
-	       u->new_spans.n;
+			    &u->new_spans);
 }
 
 /* A new FDE; the region of its code is at hand. */
@@ -547,9 +545,10 @@ static bool check_jump(struct unwind *u, const struct ovm_map_entry *entry)
 	if (!fde || !u->new_spans.n || entry->off < fde->off ||
 	    entry->off + entry->new_len > fde->off + fde->size || !in_region(u, entry->old))
 		return true;
-	return rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
-			  entry->off - fde->off, entry->new_len) ||
-	       no(u, entry->old, entry->off, "the unwind row of an added jump differs");
+	if (!rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
+			entry->off - fde->off, entry->new_len))
+		return no(u, entry->old, entry->off, "the unwind row of an added jump differs");
+	return true;
 }
 
 /* A counter may be the first thing of its FDE, behind another region's code; so it is taken like a
@@ -563,9 +562,10 @@ static bool check_counter(struct unwind *u, const struct ovm_map_entry *entry)
 		return check_jump(u, entry);
 	if (!enter(u, entry))
 		return false;
-	return rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
-			  entry->off - u->fdes.v[u->fde].off, entry->new_len) ||
-	       no(u, entry->old, entry->off, "the unwind row of a counter or exit differs");
+	if (!rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),
+			entry->off - u->fdes.v[u->fde].off, entry->new_len))
+		return no(u, entry->old, entry->off, "the unwind row of a counter or exit differs");
+	return true;
 }
 
 /* Entered by a call like a function, and the stack pointer stays as it is. Belongs to no region:

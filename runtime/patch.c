@@ -89,18 +89,18 @@ void ovm_patchset_merge(struct ovm_patchset *set, const struct ovm_patchset *mor
 {
 	struct ovm_patchset both = {.n_dropped = set->n_dropped};
 	uint32_t i = 0;
-	ovm_vec_reserve(&both.v, set->v.n + more->v.n);
+	ovm_vec_reserve(&both.v, set->v.n + more->v.n); /* there is room for all of both */
 	for (uint32_t k = 0; k < more->v.n; k++) {
 		const struct ovm_live_patch *p = &more->v.v[k];
 		if (p->state == OVM_PATCH_DROPPED)
 			continue;
 		while (i < set->v.n && ends_before(&set->v.v[i], p))
-			ovm_vec_push(&both.v, set->v.v[i++]);
+			both.v.v[both.v.n++] = set->v.v[i++];
 		if (i == set->v.n || ends_before(p, &set->v.v[i]))
-			ovm_vec_push(&both.v, *p);
+			both.v.v[both.v.n++] = *p;
 	}
 	while (i < set->v.n)
-		ovm_vec_push(&both.v, set->v.v[i++]);
+		both.v.v[both.v.n++] = set->v.v[i++];
 	ovm_vec_free(&set->v);
 	*set = both;
 }
