@@ -60,6 +60,12 @@ bool ovm_check_no(struct ovm_check *check, ovm_va old, uint32_t off, const char 
 /* Original code at @va and how many bytes of it there are; NULL if none. */
 const uint8_t *ovm_check_old_code(struct ovm_check *check, uint64_t va, size_t *avail);
 
+/* Control is transferred to @to (an absolute address) where the original goes to @va. */
+bool ovm_check_goes_to(struct ovm_check *check, uint64_t to, uint64_t va);
+
+/* The copy of an instruction, and nothing else, that starts at overlay offset @off; NULL. */
+const struct ovm_map_entry *ovm_check_copy_at(const struct ovm_check *check, uint32_t off);
+
 /* Executing the overlay from @off is the same as executing the original from @va. */
 bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va);
 
@@ -77,6 +83,34 @@ bool ovm_check_counters(struct ovm_check *check);
 
 /* check_count.c: a counter; the nop behind a call. Entries with OVM_MAP_COUNT or OVM_MAP_EXIT. */
 bool ovm_check_count_entry(struct ovm_check *check, const struct ovm_map_entry *entry);
+
+struct ovm_check_operand { /* of an instruction of one opcode byte */
+	uint8_t prefix, rex; /* 0 none */
+	uint8_t opcode, mod, reg, rm;
+	uint8_t sib;
+	bool has_sib;
+	const struct ovm_check_insn *insn; /* borrowed */
+};
+
+/* check_operand.c: take the instruction at @p apart; @n_behind: bytes of its immediate. False if it
+ * is not of that form. */
+bool ovm_check_operand(const uint8_t *p, const struct ovm_check_insn *insn, unsigned n_behind,
+		       struct ovm_check_operand *out);
+
+/* The same, and it is an indirect call whose operand can be read again when the return address is
+ * on the stack and the word below it is written. */
+bool ovm_check_call_operand(const uint8_t *p, const struct ovm_check_insn *insn,
+			    struct ovm_check_operand *out);
+
+/* Register @reg (hardware number) is the operand, or part of its address. */
+bool ovm_check_operand_uses(const struct ovm_check_operand *op, unsigned reg);
+
+/* @new reads what @old reads; @is_pushed: with a return address on the stack. */
+bool ovm_check_reads_same(const struct ovm_check_operand *old, const struct ovm_check_operand *new,
+			  bool is_pushed);
+
+/* check_promote.c: an entry with OVM_MAP_GUARD. */
+bool ovm_check_promoted(struct ovm_check *check, const struct ovm_map_entry *entry);
 
 /* check_value.c: the copy @b of the indirect call @a (at @call) calls @thunk, which counts and goes
  * where the call goes. @thunk: the map entry there, may be NULL. */

@@ -18,9 +18,8 @@
  *   - r11 is what it was at every jump, and no other register is written;
  *   - what is written lies in the counters' memory, or in the eight bytes below the stack pointer.
  *
- * Those, and the return address, could be where the operand is. Compilers keep nothing there across
- * a call, so this is an axiom for most registers, and checked for rsp and rbp. Flags are dead at a
- * call (check_count.c takes that for granted too).
+ * What it writes, and the return address, could be where the operand is: check_operand.c. Flags are
+ * dead at a call (check_count.c takes that for granted too).
  */
 #include "rewriter/check_private.h"
 
@@ -28,90 +27,17 @@
 
 enum {
 	COUNTER_SIZE = 8,
-	PUSHED = 8, /* the return address */
-	RSP = 4,    /* in ModRM and SIB: also "a SIB follows" and "no index" */
-	RBP = 5,    /* also "RIP-relative" and "no base" */
-	MOD_DISP32 = 2,
 	R11_LOW = 3,
-	CALL_REG = 2, /* ModRM's reg of call and jmp */
-	JMP_REG = 4,
+	JMP_REG = 4, /* ModRM's reg */
 	REX_WR = 0x0c,
-	REX_X = 2,
-	REX_B = 1,
 };
-
-/* --- operands
- * ---------------------------------------------------------------------------------------------------
- */
-
-struct operand {
-	uint8_t prefix, rex; /* 0 none */
-	uint8_t opcode, mod, reg, rm;
-	uint8_t sib;
-	bool has_sib;
-	const struct ovm_check_insn *insn;
-};
-
-/* [fs: gs: notrack] [REX] opcode ModRM [SIB] [disp], and nothing else. */
-static bool take_operand(const uint8_t *p, const struct ovm_check_insn *insn, struct operand *out)
-{
-	unsigned i = 0, end = insn->modrm_off - 1u;
-	*out = (struct operand){.insn = insn};
-	if (!insn->modrm_off || insn->modrm_off >= insn->len)
-		return false;
-	if (i < end && (p[i] == 0x64 || p[i] == 0x65 || p[i] == 0x3e))
-		out->prefix = p[i++];
-	if (i < end && (p[i] & 0xf0) == 0x40)
-		out->rex = p[i++];
-	out->opcode = p[end];
-	out->mod = p[insn->modrm_off] >> 6;
-	out->reg = p[insn->modrm_off] >> 3 & 7;
-	out->rm = p[insn->modrm_off] & 7;
-	out->has_sib = insn->sib_off;
-	out->sib = out->has_sib ? p[insn->sib_off] : 0;
-	return i == end && out->has_sib == (out->mod != 3 && out->rm == RSP) &&
-	       insn->modrm_off + 1u + out->has_sib + insn->disp_len == insn->len;
-}
-
-/* The base is rsp or rbp. */
-static bool is_on_stack(const struct operand *op, unsigned reg)
-{
-	unsigned base = op->has_sib ? op->sib & 7 : op->rm;
-	bool none = base == RBP && op->mod == 0;
-	return op->mod != 3 && !none && base == reg && !(op->rex & REX_B);
-}
-
-/* May the operand of the call be read again when the return address is on the stack and the word
- * below it is written? */
-static bool is_repeatable(const struct operand *op)
-{
-	if (op->mod == 3)
-		return op->rm != RSP || op->rex & REX_B;
-	if (!is_on_stack(op, RSP) && !is_on_stack(op, RBP))
-		return true;
-	bool has_index = op->has_sib && ((op->sib >> 3 & 7) != RSP || op->rex & REX_X);
-	return !has_index && op->insn->disp >= 0;
-}
-
-/* @new reads in the thunk what @old reads at the call. */
-static bool reads_same(const struct operand *old, const struct operand *new)
-{
-	bool moved = is_on_stack(old, RSP);
-	if (new->prefix != old->prefix || new->rm != old->rm || new->has_sib != old->has_sib ||
-	    new->sib != old->sib || (new->rex ^ old->rex) & (REX_X | REX_B) ||
-	    new->mod != (moved ? MOD_DISP32 : old->mod) || new->insn->is_rip != old->insn->is_rip)
-		return false;
-	if (old->insn->is_rip)
-		return new->insn->target == old->insn->target;
-	return new->insn->disp == old->insn->disp + (moved ? PUSHED : 0);
-}
 
 /* --- the thunk, read from front to back
  * ------------------------------------------------------------------------ */
 
 struct reader {
 	const struct ovm_check *check;
-	struct operand call;
+	struct ovm_check_operand call;
 	const uint8_t *p, *end;
 	uint64_t va; /* of p */
 };
@@ -146,10 +72,11 @@ static bool expect_at(struct reader *r, const uint8_t opcode[3], uint64_t to)
 static bool expect_operand(struct reader *r, bool is_jump)
 {
 	struct ovm_check_insn insn;
-	struct operand op;
+	struct ovm_check_operand op;
 	const uint8_t *p = r->p;
 	if (!ovm_check_decode(&r->check->dec, p, (size_t)(r->end - p), r->va, &insn) ||
-	    !skip(r, insn.len) || !take_operand(p, &insn, &op) || !reads_same(&r->call, &op))
+	    !skip(r, insn.len) || !ovm_check_operand(p, &insn, 0, &op) ||
+	    !ovm_check_reads_same(&r->call, &op, true))
 		return false;
 	if (is_jump)
 		return insn.kind == OVM_INSN_JMP_IND && op.opcode == 0xff && op.reg == JMP_REG &&
@@ -227,8 +154,7 @@ bool ovm_check_value_call(const struct ovm_check *check, ovm_va call, const uint
 	    b[0] != 0xe8 || !thunk || !ovm_check_is_thunk(thunk) || thunk->old.v != call.v ||
 	    check->overlay->base.v + thunk->off != new->target)
 		return false;
-	if (!take_operand(a, old, &r.call) || r.call.opcode != 0xff || r.call.reg != CALL_REG ||
-	    !is_repeatable(&r.call))
+	if (!ovm_check_call_operand(a, old, &r.call))
 		return false;
 	r.p = check->overlay->bytes + thunk->off; /* entries lie in the code (index_map) */
 	r.end = r.p + thunk->new_len;

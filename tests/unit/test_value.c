@@ -2,38 +2,12 @@
  * pointers in every form there is; what their thunks have counted is compared with what happened.
  */
 #include "rewriter/value.h"
+#include "tests/support/call_forms.h"
 #include "tests/support/counted.h"
+#include "tests/support/stepping.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/ucontext.h>
-#include <unwind.h>
-
-typedef unsigned (*function)(unsigned);
-typedef unsigned (*caller)(function callee, unsigned x);
-
-/* --- who is called
- * ----------------------------------------------------------------------------------------------
- */
-
-#define CALLEE(n)                                                                                  \
-	static __attribute__((noipa)) unsigned callee_##n(unsigned x)                              \
-	{                                                                                          \
-		return x * 10 + (n);                                                               \
-	}
-CALLEE(0)
-CALLEE(1)
-CALLEE(2)
-CALLEE(3)
-CALLEE(4)
-CALLEE(5)
-
-enum { N_CALLEES = 6 };
-
-static const function callees[N_CALLEES] = {callee_0, callee_1, callee_2,
-					    callee_3, callee_4, callee_5};
 
 /* --- who calls
  * --------------------------------------------------------------------------------------------------
@@ -49,82 +23,7 @@ __attribute__((noipa)) unsigned value_loop(const unsigned char *which, unsigned 
 	return sum;
 }
 
-function value_slot;
-__thread function value_tls;
 __attribute__((used)) static const function value_puts = (function)(void *)puts; /* NOLINT */
-
-/* unsigned f(function callee, unsigned x): call callee(x) by @call, after @before, with @room bytes
- * of stack; rbx is kept. */
-#define FORM(name, room, before, call)                                                             \
-	ASM_FUNCTION(#name, "push %rbx\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset 3, 0\n"          \
-			    "sub $" #room ", %rsp\n.cfi_adjust_cfa_offset " #room "\n" before "\n" \
-			    "mov %esi, %edi\n" call "\n"                                           \
-			    "add $" #room ", %rsp\n.cfi_adjust_cfa_offset -" #room "\n"            \
-			    "pop %rbx\n.cfi_adjust_cfa_offset -8\nret");                           \
-	unsigned name(function callee, unsigned x)
-
-FORM(form_reg, 16, "mov %rdi, %rax", "call *%rax");
-FORM(form_reg_high, 16, "mov %rdi, %r10", "call *%r10");
-FORM(form_r11, 16, "mov %rdi, %r11", "call *%r11");
-FORM(form_notrack, 16, "mov %rdi, %rdx", "notrack call *%rdx");
-FORM(form_mem, 16, "mov %rsp, %rbx; mov %rdi, (%rbx)", "call *(%rbx)");
-FORM(form_mem8, 16, "mov %rsp, %rbx; mov %rdi, 8(%rbx)", "call *8(%rbx)");
-FORM(form_mem32, 16, "lea -4096(%rsp), %rbx; mov %rdi, 4096(%rbx)", "call *4096(%rbx)");
-FORM(form_mem_r11, 16, "mov %rsp, %r11; mov %rdi, 8(%r11)", "call *8(%r11)");
-FORM(form_mem_r12, 16, "mov %r12, %rbx; mov %rsp, %r12; mov %rdi, 8(%r12)",
-     "call *8(%r12); mov %rbx, %r12");
-FORM(form_mem_r13, 16, "mov %r13, %rbx; mov %rsp, %r13; mov %rdi, (%r13)",
-     "call *(%r13); mov %rbx, %r13");
-FORM(form_index, 16, "mov %rsp, %rax; mov %rdi, 8(%rsp); mov $2, %ecx", "call *-8(%rax,%rcx,8)");
-FORM(form_index_high, 16, "mov %rsp, %r8; mov %rdi, 8(%rsp); mov $1, %r9d", "call *(%r8,%r9,8)");
-FORM(form_index_only, 16, "mov %rsp, %rcx; mov %rdi, 8(%rsp)", "call *8(,%rcx,1)");
-FORM(form_stack, 16, "mov %rdi, (%rsp)", "call *(%rsp)");
-FORM(form_stack8, 16, "mov %rdi, 8(%rsp)", "call *8(%rsp)");
-FORM(form_stack_near, 144, "mov %rdi, 124(%rsp)", "call *124(%rsp)");
-FORM(form_stack_far, 4112, "mov %rdi, 4096(%rsp)", "call *4096(%rsp)");
-FORM(form_rbp, 16, "mov %rbp, %rbx; mov %rsp, %rbp; mov %rdi, 8(%rbp)",
-     "call *8(%rbp); mov %rbx, %rbp");
-FORM(form_rip, 16, "mov %rdi, value_slot(%rip)", "call *value_slot(%rip)");
-FORM(form_fs, 16, "mov %rdi, %fs:value_tls@tpoff", "call *%fs:value_tls@tpoff");
-/* not counted */
-FORM(plain_rbp, 16, "mov %rbp, %rbx; lea 16(%rsp), %rbp; mov %rdi, -8(%rbp)",
-     "call *-8(%rbp); mov %rbx, %rbp");
-FORM(plain_below, 16, "mov %rdi, -16(%rsp)", "call *-16(%rsp)");
-FORM(plain_index, 16, "mov %rdi, 8(%rsp); mov $1, %ecx", "call *(%rsp,%rcx,8)");
-FORM(plain_addr32, 16, "mov %rdi, value_slot(%rip); lea value_slot(%rip), %rax",
-     "cmp %rax, %rax; jne 1f; call *(%rax); jmp 2f; 1: call *(%eax); 2:");
-/* r11 is the callee's argument and result */
-FORM(keeps_r11, 16, "mov %rdi, %rax; mov $0x1234, %r11d", "call *%rax");
-ASM_FUNCTION("r11_callee", "mov %r11, %rax\nret");
-unsigned r11_callee(unsigned x);
-
-struct form {
-	const char *name;
-	caller call;
-	bool is_counted;
-};
-
-#define COUNTED(name)                                                                              \
-	{                                                                                          \
-#name, name, true                                                                  \
-	}
-#define PLAIN(name)                                                                                \
-	{                                                                                          \
-#name, name, false                                                                 \
-	}
-
-static const struct form forms[] = {
-    COUNTED(form_reg),	      COUNTED(form_reg_high),  COUNTED(form_r11),
-    COUNTED(form_notrack),    COUNTED(form_mem),       COUNTED(form_mem8),
-    COUNTED(form_mem32),      COUNTED(form_mem_r11),   COUNTED(form_mem_r12),
-    COUNTED(form_mem_r13),    COUNTED(form_index),     COUNTED(form_index_high),
-    COUNTED(form_index_only), COUNTED(form_stack),     COUNTED(form_stack8),
-    COUNTED(form_stack_near), COUNTED(form_stack_far), COUNTED(form_rbp),
-    COUNTED(form_rip),	      COUNTED(form_fs),	       PLAIN(plain_rbp),
-    PLAIN(plain_below),	      PLAIN(plain_index),
-};
-
-enum { N_FORMS = sizeof(forms) / sizeof(forms[0]) };
 
 /* --- helpers
  * ----------------------------------------------------------------------------------------------------
@@ -361,97 +260,24 @@ static void threads(void **state)
 	counted_fini(&f);
 }
 
-/* --- unwinding from every instruction of a thunk
- * ---------------------------------------------------------------- */
-
-/* libgcc's: libunwind, which is linked too, has functions of these names that know no registered
- * frames. */
-struct unwinder {
-	_Unwind_Reason_Code (*backtrace)(_Unwind_Trace_Fn visit, void *arg);
-	_Unwind_Ptr (*ip)(struct _Unwind_Context *context);
-	void (*add)(void *eh_frame);
-	void (*drop)(void *eh_frame);
-};
-
-static struct {
-	struct unwinder unwinder;
-	const struct counted *f;
-	uint64_t lo, hi;     /* of stepped() */
-	unsigned n_in_thunk; /* instructions */
-	unsigned n_lost;     /* from where stepped() was not found */
-} stepping;
-
-static __attribute__((noipa)) unsigned stepped(caller copy)
-{
-	unsigned y;
-	__asm__ volatile("pushf; orl $0x100, (%%rsp); popf" ::: "cc", "memory");
-	y = copy(callee_1, 7);
-	__asm__ volatile("pushf; andl $~0x100, (%%rsp); popf" ::: "cc", "memory");
-	return y;
-}
-
-static _Unwind_Reason_Code visit(struct _Unwind_Context *context, void *arg)
-{
-	uint64_t pc = stepping.unwinder.ip(context);
-	bool *found = arg;
-	*found |= pc > stepping.lo && pc <= stepping.hi;
-	return *found ? _URC_NORMAL_STOP : _URC_NO_REASON;
-}
-
-static void on_step(int sig, siginfo_t *info, void *context)
-{
-	const struct ovm_overlay *overlay = &stepping.f->engine.overlay;
-	const ucontext_t *uc = context;
-	uint64_t pc = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-	uint64_t off = pc - (overlay->base.v + stepping.f->bias);
-	bool found = false;
-	(void)sig;
-	(void)info;
-	const struct ovm_map_entry *entry =
-	    off < overlay->size ? ovm_map_new(&overlay->map, (uint32_t)off) : NULL;
-	if (!entry)
-		return;
-	stepping.n_in_thunk += !!(entry->flags & OVM_MAP_THUNK);
-	stepping.unwinder.backtrace(visit, &found);
-	stepping.n_lost += !found;
-}
-
-static void find_unwinder(struct unwinder *out)
-{
-	void *lib = dlopen("libgcc_s.so.1", RTLD_NOW);
-	assert_non_null(lib);
-	*(void **)&out->backtrace = dlsym(lib, "_Unwind_Backtrace");
-	*(void **)&out->ip = dlsym(lib, "_Unwind_GetIP");
-	*(void **)&out->add = dlsym(lib, "__register_frame");
-	*(void **)&out->drop = dlsym(lib, "__deregister_frame");
-	assert_true(out->backtrace && out->ip && out->add && out->drop);
-}
+/* --- unwinding
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 static void unwinds(void **state)
 {
 	static const char *const names[] = {"form_stack_far"};
-	struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO}, old;
 	struct counted f;
 	(void)state;
 	counted_init(&f, names, 1);
-	const struct ovm_overlay *overlay = &f.engine.overlay;
-	const struct ovm_region *region = &f.self.regions.v.v[ovm_region_find(
-	    &f.self.regions, ovm_va_of((uint64_t)stepped - f.bias))]; /* NOLINT */
-	stepping.f = &f;
-	stepping.lo = region->lo.v + f.bias;
-	stepping.hi = region->hi.v + f.bias;
-	void *frames = (void *)(overlay->base.v + f.bias + /* NOLINT */
-				overlay->sections[OVM_SECTION_EH_FRAME].off);
-	find_unwinder(&stepping.unwinder);
-	stepping.unwinder.add(frames);
-	assert_int_equal(sigaction(SIGTRAP, &action, &old), 0);
+	stepping_begin(&f, OVM_MAP_THUNK);
 	for (unsigned k = 0; k < 5; k++)
-		assert_int_equal(stepped((caller)counted_copy(&f, "form_stack_far")), /* NOLINT */
+		assert_int_equal(stepped((caller)counted_copy(&f, "form_stack_far"), /* NOLINT */
+					 callee_1, 7),
 				 71);
-	sigaction(SIGTRAP, &old, NULL);
-	stepping.unwinder.drop(frames);
+	stepping_end();
 	assert_int_equal(count_of(site_of(&f, "form_stack_far"), callee_1), 5);
-	assert_true(stepping.n_in_thunk >= 5 * 7);
+	assert_true(stepping.n_inside >= 5 * 7);
 	assert_int_equal(stepping.n_lost, 0);
 	counted_fini(&f);
 }
