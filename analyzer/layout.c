@@ -188,6 +188,21 @@ static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct gro
 	}
 }
 
+/* Calls from and to groups that are copied. */
+static void keep_copied(const struct ovm_program *program, const bool *is_worth,
+			ovm_promotions *promotions)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < promotions->n; i++) {
+		struct ovm_promotion p = promotions->v[i];
+
+		if (is_worth[p.cfg] && is_worth[program->cfg_of_region[p.callee]])
+			promotions->v[n++] = p;
+	}
+	promotions->n = n;
+}
+
 struct ordering {
 	const struct ovm_program *program;
 	const struct ovm_layout_opts *opts;
@@ -222,8 +237,10 @@ static bool *choose(const struct ovm_program *program, const struct ovm_layout_o
 		gain[i] = groups[i].score - groups[i].score_original;
 		is_worth[i] = true;
 	}
+	if (opts->promote)
+		ovm_promote_choose(program, &layout->promotions);
 	if (!opts->take_all && !opts->keep_block_order)
-		ovm_worth_choose(program, gain, is_worth);
+		ovm_worth_choose(program, &layout->promotions, gain, is_worth);
 	for (uint32_t i = 0; i < n; i++)
 		if (!is_worth[i])
 			ovm_vec_push(&layout->not_worth, i);
@@ -247,6 +264,7 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 			size[i] = select_hot(program->cfgs.v[i], opts, &groups[i]);
 	ovm_parallel(n + 1, order_one, &o);
 	bool *is_worth = choose(program, opts, groups, &layout);
+	keep_copied(program, is_worth, &layout.promotions);
 	for (uint32_t i = 0; i < n; i++) {
 		layout.score += is_worth[i] ? groups[i].score : groups[i].score_original;
 		layout.score_original += groups[i].score_original;
@@ -273,5 +291,6 @@ void ovm_layout_fini(struct ovm_layout *layout)
 	if (!layout)
 		return;
 	ovm_vec_free(&layout->slots);
+	ovm_vec_free(&layout->promotions);
 	ovm_vec_free(&layout->not_worth);
 }

@@ -11,7 +11,7 @@
  * blocks without changing the rewriter: a block may appear in several slots; its first slot is
  * where direct edges from elsewhere go.
  */
-#include "analyzer/program.h"
+#include "analyzer/promote.h"
 
 struct ovm_slot {
 	uint32_t cfg, block; /* into program->cfgs, cfg->blocks */
@@ -22,6 +22,8 @@ struct ovm_slot {
 			  that edge stands here */
 	uint32_t call; /* else 1 + an indirect call in it: only the thunk that counts its targets
 			  stands here */
+	uint32_t slow; /* else 1 + a promoted call in it: only the call as it was stands here, for
+			  what the comparison does not expect */
 };
 
 struct ovm_layout {
@@ -29,8 +31,15 @@ struct ovm_layout {
 	uint32_t n_hot;		     /* slots [0, n_hot) are hot, the rest the cold part */
 	double score;		     /* sum of ext-TSP scores of the block orders, for dumps */
 	double score_original;	     /* the same for the original order */
+	ovm_promotions promotions;   /* among the cfgs that have slots; sorted by (cfg, insn) */
 	OVM_VEC(uint32_t) not_worth; /* cfgs without slots: better left where they are (worth.h) */
 };
+
+/* A copy of the block itself? */
+static inline bool ovm_slot_is_block(const struct ovm_slot *slot)
+{
+	return !slot->stub && !slot->call && !slot->slow;
+}
 
 /* Order the blocks of one weighted cfg to raise its Ext-TSP score (Newell and Pupyrev 2020,
  * arXiv:1809.04676; LLVM's constants). Only REACHABLE blocks are placed. @order: caller's array of
@@ -54,6 +63,7 @@ uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how
 /* The whole layout: blocks, regions, hot part, cold part. */
 struct ovm_layout_opts {
 	enum ovm_order order;
+	bool promote;	       /* compare in place of indirect calls (promote.h) */
 	bool take_all;	       /* also what is not worth copying */
 	bool keep_block_order; /* pure copy: original order inside each group */
 	bool drop_cold; /* leave zero-count blocks in the original instead of copying them to the

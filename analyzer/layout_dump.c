@@ -1,4 +1,5 @@
-/* One line a group, in layout order:   0x401230: bb0 bb2 bb1 | cold: bb3 */
+/* One line a group, in layout order:   0x401230: bb0 bb2 bb1 | cold: bb3
+ * One line a promoted call:            promoted: 0x401250 -> 0x401400, 900 of 1000 */
 #include "analyzer/layout.h"
 
 #include <stdlib.h>
@@ -26,6 +27,21 @@ static void print_group(const struct ovm_program *program, const struct ovm_layo
 	fprintf(to, "\n");
 }
 
+static void print_promotions(const struct ovm_program *program, const ovm_promotions *promotions,
+			     FILE *to)
+{
+	for (uint32_t i = 0; i < promotions->n; i++) {
+		const struct ovm_promotion *p = &promotions->v[i];
+		ovm_va callee = program->regions->v.v[p->callee].lo;
+		char name[160];
+
+		fprintf(to, "promoted: 0x%llx -> %s, %llu of %llu\n",
+			(unsigned long long)program->cfgs.v[p->cfg]->insns[p->insn].va.v,
+			ovm_region_name(program->image, callee, name, sizeof(name)),
+			(unsigned long long)p->hits, (unsigned long long)p->total);
+	}
+}
+
 void ovm_layout_dump(const struct ovm_program *program, const struct ovm_layout *layout, FILE *to)
 {
 	uint32_t n = program->cfgs.n;
@@ -51,6 +67,7 @@ void ovm_layout_dump(const struct ovm_program *program, const struct ovm_layout 
 			print_group(program, layout, cfg, NULL, first_cold[cfg], to);
 		seen[cfg] = true;
 	}
+	print_promotions(program, &layout->promotions, to);
 	free(seen);
 	free(first_cold);
 }

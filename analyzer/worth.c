@@ -15,6 +15,7 @@
  * since without the copy, f's calls would enter what it calls through the original code. So each
  * graph that is left where it is may change the balance of its callers and callees, and they are
  * looked at again until nothing changes. Whoever has left does not come back, which makes it end.
+ * A promoted call (promote.c) is as direct as often as it hits, if both of its ends are copied.
  *
  * Limits: only where counts are exact; samples do not tell entries well. A graph that spends most
  * of its time otherwise is copied, whatever its entries cost: its calls and its place near others
@@ -32,6 +33,7 @@ struct link { /* direct calls from one graph to another */
 
 struct choice {
 	const struct ovm_program *program;
+	const ovm_promotions *promotions;
 	const double *gain;
 	bool *is_worth;
 	double *direct_in, *direct_out; /* [cfgs.n]: calls from and to graphs that are copied */
@@ -41,6 +43,21 @@ struct choice {
 	uint32_t *queue, n_queue;	/* graphs to look at (again) */
 	bool *is_queued;
 };
+
+/* How many of the executions of the call, which is instruction @insn, are direct from copy to copy.
+ */
+static uint64_t direct_count(const struct choice *c, const struct ovm_call *call, uint32_t insn)
+{
+	uint8_t kind = c->program->cfgs.v[call->cfg]->insns[insn].kind;
+	const struct ovm_promotion *p;
+
+	if (kind == OVM_INSN_JMP_IND)
+		return 0;
+	if (kind != OVM_INSN_CALL_IND)
+		return call->count;
+	p = ovm_promote_find(c->promotions, call->cfg, insn);
+	return p && p->callee == call->callee ? p->hits : 0;
+}
 
 static void add_links(struct choice *c)
 {
@@ -57,9 +74,9 @@ static void add_links(struct choice *c)
 
 		while (cfg->insns[insn].va.v < block->lo.v + call->offset)
 			insn++;
-		if (call->count && call->cfg != to && cfg->insns[insn].kind != OVM_INSN_CALL_IND &&
-		    cfg->insns[insn].kind != OVM_INSN_JMP_IND)
-			ovm_vec_push(&c->links, ((struct link){call->cfg, to, call->count}));
+		uint64_t count = direct_count(c, call, insn);
+		if (count && call->cfg != to)
+			ovm_vec_push(&c->links, ((struct link){call->cfg, to, count}));
 	}
 	ovm_vec_free(&calls);
 	for (uint32_t i = 0; i < program->cfgs.n; i++) {
@@ -133,10 +150,12 @@ static void leave(struct choice *c, uint32_t idx)
 	}
 }
 
-uint32_t ovm_worth_choose(const struct ovm_program *program, const double *gain, bool *is_worth)
+uint32_t ovm_worth_choose(const struct ovm_program *program, const ovm_promotions *promotions,
+			  const double *gain, bool *is_worth)
 {
 	size_t n = program->cfgs.n ? program->cfgs.n : 1;
-	struct choice c = {.program = program, .gain = gain, .is_worth = is_worth};
+	struct choice c = {
+	    .program = program, .promotions = promotions, .gain = gain, .is_worth = is_worth};
 	uint32_t n_left = 0;
 
 	c.direct_in = ovm_alloc_array(n, sizeof(*c.direct_in));

@@ -17,7 +17,8 @@
  * looked at: one pass over the map does it, without a worklist.
  *
  * Instrumented copies have counters between pairs, which "arrives" looks through and check_count.c
- * proves harmless, and call thunks where the original calls indirectly (check_value.c).
+ * proves harmless, and call thunks where the original calls indirectly (check_value.c). Optimized
+ * ones have comparisons and direct calls there (check_promote.c).
  *
  * Then the patches (check_patch.c), which enter R from the original; the tables, whose entries must
  * arrive too; and the unwind data (check_unwind.c). Nothing of what built the overlay is used:
@@ -89,7 +90,14 @@ static bool decode_new(const struct ovm_check *check, uint32_t off, struct ovm_c
 
 static bool is_copy(const struct ovm_map_entry *entry)
 {
-	return !(entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
+	return !(entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD | OVM_MAP_GUARD));
+}
+
+/* A member of R: a copy, or the guard of a promoted call, which check_promote.c proves. */
+static bool is_arrival(const struct ovm_map_entry *entry)
+{
+	return is_copy(entry) ||
+	       (entry->flags & (OVM_MAP_SYNTH | OVM_MAP_GUARD)) == (OVM_MAP_SYNTH | OVM_MAP_GUARD);
 }
 
 /* The last entry that starts at or before @off, NULL if none. */
@@ -203,14 +211,14 @@ static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 	due.n = 0; /* nothing else is worth clearing */
 	for (unsigned i = 0; i < MAX_SKIP; i++) {
 		const struct ovm_map_entry *entry = entry_at(check, off);
-		bool copy = entry && is_copy(entry);
+		bool arrival = entry && is_arrival(entry);
 		if (entry)
 			off = entry->off;
-		if (copy && entry->old.v == va)
+		if (arrival && entry->old.v == va)
 			return true;
-		if (copy && !due.n)
+		if (arrival && !due.n)
 			follow_original(check, va, &due);
-		if (copy && in_chain(&due, entry->old.v))
+		if (arrival && in_chain(&due, entry->old.v))
 			return true;
 		if (!decode_new(check, off, &insn))
 			return false;
@@ -227,11 +235,16 @@ static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va)
 {
 	const struct ovm_map_entry *entry = entry_at(check, off);
-	return (entry && is_copy(entry) && entry->old.v == va) || arrives_slowly(check, off, va);
+	return (entry && is_arrival(entry) && entry->old.v == va) || arrives_slowly(check, off, va);
 }
 
-/* Control is transferred to @to (an absolute address) where the original goes to @va. */
-static bool goes_to(struct ovm_check *check, uint64_t to, uint64_t va)
+const struct ovm_map_entry *ovm_check_copy_at(const struct ovm_check *check, uint32_t off)
+{
+	const struct ovm_map_entry *entry = entry_before(check, off);
+	return entry && entry->off == off && is_copy(entry) ? entry : NULL;
+}
+
+bool ovm_check_goes_to(struct ovm_check *check, uint64_t to, uint64_t va)
 {
 	uint32_t off;
 	return overlay_off(check, to, &off) ? ovm_check_arrives(check, off, va)
@@ -264,7 +277,7 @@ static bool falls_well(struct ovm_check *check, const struct pair *pair, uint64_
 	uint32_t off = pair->entry->off + pair->new.len;
 	if (next < map + check->overlay->map.v.n && next->off == off) {
 		next = behind_counters(check, next);
-		if (next->old.v == va && is_copy(next))
+		if (next->old.v == va && is_arrival(next))
 			return true;
 	}
 	return ovm_check_arrives(check, off, va);
@@ -280,7 +293,7 @@ static bool cond_is_same(struct ovm_check *check, const struct pair *pair)
 	if (old->kind == OVM_INSN_JCXZ &&
 	    (old->len != new->len || memcmp(pair->a, pair->b, old->field_off)))
 		return fails(check, pair, "another loop instruction");
-	if (!goes_to(check, new->target, crossed ? end_of(pair) : old->target))
+	if (!ovm_check_goes_to(check, new->target, crossed ? end_of(pair) : old->target))
 		return fails(check, pair, "a branch goes elsewhere");
 	if (!falls_well(check, pair, crossed ? old->target : end_of(pair)))
 		return fails(check, pair, "falls through to something else");
@@ -323,7 +336,7 @@ static bool call_is_same(struct ovm_check *check, const struct pair *pair)
 	const struct ovm_check_insn *old = &pair->old, *new = &pair->new;
 	if (old->len != new->len || memcmp(pair->a, pair->b, old->field_off))
 		return fails(check, pair, "another call instruction");
-	if (!goes_to(check, new->target, old->target))
+	if (!ovm_check_goes_to(check, new->target, old->target))
 		return fails(check, pair, "a call goes elsewhere");
 	return true;
 }
@@ -381,7 +394,7 @@ static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 		return fails(check, pair, "another kind of instruction");
 	switch ((enum ovm_insn_kind)old->kind) {
 	case OVM_INSN_JMP:
-		if (!goes_to(check, new->target, old->target))
+		if (!ovm_check_goes_to(check, new->target, old->target))
 			return fails(check, pair, "a jump goes elsewhere");
 		return true;
 	case OVM_INSN_JCC:
@@ -432,7 +445,7 @@ static bool check_added(struct ovm_check *check, const struct ovm_map_entry *ent
 	if (!(entry->flags & OVM_MAP_PAD)) {
 		if (insn.kind != OVM_INSN_JMP || insn.len != entry->new_len)
 			return ovm_check_no(check, entry->old, off, "what was added is no jump");
-		if (!goes_to(check, insn.target, entry->old.v))
+		if (!ovm_check_goes_to(check, insn.target, entry->old.v))
 			return ovm_check_no(check, entry->old, off,
 					    "a jump that was added goes elsewhere");
 		return true;
@@ -452,7 +465,10 @@ static bool check_map(struct ovm_check *check)
 	const struct ovm_map *map = &check->overlay->map;
 	for (uint32_t i = 0; i < map->v.n; i++) {
 		const struct ovm_map_entry *entry = &map->v.v[i];
-		if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) {
+		if (entry->flags & OVM_MAP_GUARD) {
+			if (!ovm_check_promoted(check, entry))
+				return false;
+		} else if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) {
 			if (!ovm_check_count_entry(check, entry))
 				return false;
 		} else if (entry->flags & OVM_MAP_THUNK) {

@@ -7,9 +7,9 @@
  * address, same action), at its first and at its last byte: a frame is looked up at its return
  * address less 1. Personality, and the tables behind actions, are compared once an FDE. Jumps of
  * ours neither throw nor are called from: only their row counts, for signals, and only where they
- * stay in their region; a counter's and an exit's always. In a thunk (check_value.c) the row is
- * that of a function's first instruction, and nothing else is said. The readers are strict about
- * form (what we write is one form): anything else is refused.
+ * stay in their region; a counter's and an exit's always, and a guard's with its call sites. In a
+ * thunk (check_value.c) the row is that of a function's first instruction, and nothing else is
+ * said. The readers are strict about form (what we write is one form): anything else is refused.
  */
 #include "rewriter/check_private.h"
 
@@ -568,6 +568,20 @@ static bool check_counter(struct unwind *u, const struct ovm_map_entry *entry)
 	return true;
 }
 
+/* It reads the operand of its call, and may fault like it: row and handlers are that one's. */
+static bool check_guard(struct unwind *u, const struct ovm_map_entry *entry)
+{
+	if (!enter(u, entry))
+		return false;
+	uint32_t old_off = (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v);
+	uint32_t new_off = entry->off - u->fdes.v[u->fde].off;
+	if (!rows_equal(u, old_off, new_off, entry->new_len))
+		return no(u, entry->old, entry->off, "the unwind row of a guard differs");
+	if (u->has_lsda && !sites_equal(u, old_off, 1, new_off, entry->new_len))
+		return no(u, entry->old, entry->off, "handlers of a guard differ");
+	return true;
+}
+
 /* Entered by a call like a function, and the stack pointer stays as it is. Belongs to no region:
  * the next copy enters one anew. */
 static bool check_thunk(struct unwind *u, const struct ovm_map_entry *entry)
@@ -595,6 +609,8 @@ static bool check_entry(struct unwind *u, const struct ovm_map_entry *entry)
 		return check_thunk(u, entry);
 	if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT))
 		return check_counter(u, entry);
+	if ((entry->flags & OVM_MAP_GUARD) && (entry->flags & OVM_MAP_SYNTH))
+		return check_guard(u, entry);
 	if (entry->flags & OVM_MAP_SYNTH)
 		return check_jump(u, entry);
 	return (entry->flags & OVM_MAP_PAD) || check_insn(u, entry);

@@ -80,7 +80,7 @@ void ovm_count_plan(struct ovm_emit_plan *plan)
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
 		plan->pieces[i].probe = OVM_NONE;
-		if (slot->call)
+		if (slot->call || slot->slow)
 			continue;
 		uint32_t probe =
 		    find_probe(plan->probes, slot->cfg, slot->block,

@@ -268,8 +268,8 @@ static void end_run(struct writer *w, uint32_t end)
 }
 
 /* Does the entry belong to the run of @region before it? Jumps of ours, and the way out behind a
- * call that ends its region, have the row of what is before them; a counter has the row of what
- * follows. */
+ * call that ends its region, have the row of what is before them; a counter and a guard have the
+ * row of what follows. */
 static bool joins(const struct writer *w, uint32_t region, const struct ovm_map_entry *entry)
 {
 	bool is_thunk = entry->flags & OVM_MAP_THUNK;
@@ -277,6 +277,8 @@ static bool joins(const struct writer *w, uint32_t region, const struct ovm_map_
 		return false;
 	if (is_thunk || region_has(w, region, entry->old) || (entry->flags & OVM_MAP_EXIT))
 		return true;
+	if (entry->flags & OVM_MAP_GUARD)
+		return false;
 	if (entry->flags & OVM_MAP_COUNT)
 		return ovm_region_find(w->program->regions, entry->old) == OVM_NONE;
 	return (entry->flags & (OVM_MAP_PAD | OVM_MAP_SYNTH)) == OVM_MAP_SYNTH;
@@ -316,7 +318,7 @@ static bool find_runs(struct writer *w)
  */
 
 /* The call sites of a run in output order. Jumps of ours cannot throw: they join what is around
- * them. */
+ * them. A guard reads the operand of its call, and may fault like it. */
 static void gather_sites(const struct writer *w, const struct run *run,
 			 const struct ovm_new_fde *fde, const struct ovm_lsda *lsda,
 			 ovm_callsites *sites)
@@ -327,7 +329,8 @@ static void gather_sites(const struct writer *w, const struct run *run,
 	for (uint32_t i = run->first; i < run->end; i++) {
 		const struct ovm_map_entry *entry = &w->overlay->map.v.v[i];
 		uint32_t at = entry->off - fde->off;
-		if (entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD))
+		if ((entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD)) &&
+		    !(entry->flags & OVM_MAP_GUARD))
 			continue;
 		const struct ovm_callsite *site =
 		    ovm_lsda_site(lsda, (uint32_t)(entry->old.v - lo.v));

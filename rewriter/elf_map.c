@@ -3,14 +3,16 @@
  *
  * All numbers are LEB128, signed where said. Differences keep them short.
  *
- *   version 2
+ *   version 3
  *   section * 6            offset in the overlay, size
- *   run ..., 0 0           overlay bytes since the last run, size << 2 | kind, signed: original
+ *   run ..., 0 0           overlay bytes since the last run, size << 3 | kind, signed: original
  *                          address - end of the last run's original
  *       kind 0             a copy byte by byte of one or more instructions
  *            1             one instruction of another length
  *            2             a jump of ours, about to execute the original address
  *            3             nops that are run through, likewise
+ *            4             the guard of a promoted call, likewise
+ *            5             the direct call behind it, a copy of that call
  *   n, patch * n           original bytes since the end of the last patch
  *   n, table * n           signed: old_table - the last one's, base - old_table, new_off - the last
  *                          one's; n_entries, entry_size; signed: old_load - the last one's,
@@ -18,22 +20,32 @@
  *
  * Instruction boundaries are not in it: where the copy is byte by byte they are the original's, and
  * what they are there is asked of the second decoder. Fillers that nobody executes are left out.
+ * Version 2 had no promoted calls and size << 2.
  */
 #include "analyzer/cfi.h"
 #include "rewriter/check_private.h"
 #include "rewriter/elf_private.h"
 
-enum { MAP_VERSION = 2, INSN_MAX = 15, PATCH_LEN = 5 };
-enum { COPIED, RESIZED, ADDED, NOPS }; /* kinds of runs */
+enum { MAP_VERSION = 3, KIND_BITS = 3, OLD_VERSION = 2, OLD_KIND_BITS = 2 };
+enum { INSN_MAX = 15, PATCH_LEN = 5 };
+enum { COPIED, RESIZED, ADDED, NOPS, GUARD, GUARDED, N_KINDS }; /* kinds of runs */
 
 /* --- writing
  * -------------------------------------------------------------------------------------------- */
 
 static unsigned kind_of(const struct ovm_map_entry *entry)
 {
+	if (entry->flags & OVM_MAP_GUARD)
+		return entry->flags & OVM_MAP_SYNTH ? GUARD : GUARDED;
 	if (entry->flags & OVM_MAP_SYNTH)
 		return entry->flags & OVM_MAP_PAD ? NOPS : ADDED;
 	return entry->new_len == entry->old_len ? COPIED : RESIZED;
+}
+
+/* Something that the original has not. */
+static bool is_extra(unsigned kind)
+{
+	return kind == ADDED || kind == NOPS || kind == GUARD;
 }
 
 static bool is_filler(const struct ovm_map_entry *entry)
@@ -49,7 +61,7 @@ static void put_runs(const struct ovm_map *map, struct ovm_buf *out)
 		if (is_filler(first))
 			continue;
 		unsigned kind = kind_of(first);
-		uint64_t size = first->new_len, old_size = kind < ADDED ? first->old_len : 0;
+		uint64_t size = first->new_len, old_size = is_extra(kind) ? 0 : first->old_len;
 		for (; kind == COPIED && i < map->v.n; i++) {
 			const struct ovm_map_entry *next = &map->v.v[i];
 			if (is_filler(next) || kind_of(next) != COPIED ||
@@ -59,7 +71,7 @@ static void put_runs(const struct ovm_map *map, struct ovm_buf *out)
 			old_size = size;
 		}
 		ovm_buf_uleb(out, first->off - end);
-		ovm_buf_uleb(out, size << 2 | kind);
+		ovm_buf_uleb(out, size << KIND_BITS | kind);
 		ovm_buf_sleb(out, (int64_t)(first->old.v - old_end));
 		end = first->off + size;
 		old_end = first->old.v + old_size;
@@ -112,6 +124,7 @@ struct reader {
 	const struct ovm_segment *segment; /* of the last original address */
 	ZydisDecoder dec;
 	struct ovm_overlay *overlay;
+	unsigned kind_bits;
 };
 
 static uint64_t get(struct reader *r, uint64_t max)
@@ -167,39 +180,47 @@ static uint64_t get_copies(struct reader *r, uint64_t off, uint64_t size, uint64
 		}
 		uint8_t new_len = kind == COPIED ? insn.len : (uint8_t)size;
 		ovm_vec_push(&r->overlay->map.v,
-			     (struct ovm_map_entry){.old = {old + done},
-						    .off = (uint32_t)(off + done),
-						    .new_len = new_len,
-						    .old_len = insn.len,
-						    .flags = flags_of(&insn)});
+			     (struct ovm_map_entry){
+				 .old = {old + done},
+				 .off = (uint32_t)(off + done),
+				 .new_len = new_len,
+				 .old_len = insn.len,
+				 .flags = (uint16_t)(flags_of(&insn) |
+						     (kind == GUARDED ? OVM_MAP_GUARD : 0))});
 		done += new_len;
 	}
 	return kind == COPIED ? size : insn.len;
 }
 
+static uint16_t extra_flags(unsigned kind)
+{
+	return kind == NOPS    ? OVM_MAP_SYNTH | OVM_MAP_PAD
+	       : kind == GUARD ? OVM_MAP_SYNTH | OVM_MAP_GUARD
+			       : OVM_MAP_SYNTH;
+}
+
 static void get_runs(struct reader *r)
 {
-	uint64_t off = 0, old = 0, limit = r->overlay->size;
+	uint64_t off = 0, old = 0, limit = r->overlay->size, mask = (1u << r->kind_bits) - 1;
 	for (;;) {
 		off += get(r, limit - off);
-		uint64_t word = get(r, (limit - off) << 2 | 3), size = word >> 2;
-		unsigned kind = word & 3;
+		uint64_t word = get(r, (limit - off) << r->kind_bits | mask);
+		uint64_t size = word >> r->kind_bits;
+		unsigned kind = word & mask;
 		if (r->is_bad || !size) {
 			r->is_bad = r->is_bad || word || off > limit;
 			return;
 		}
 		old += get_signed(r);
-		r->is_bad = r->is_bad || (kind >= ADDED && size > UINT8_MAX);
+		r->is_bad = r->is_bad || kind >= N_KINDS || (is_extra(kind) && size > UINT8_MAX);
 		if (r->is_bad)
 			return;
-		if (kind >= ADDED)
+		if (is_extra(kind))
 			ovm_vec_push(&r->overlay->map.v,
 				     (struct ovm_map_entry){.old = {old},
 							    .off = (uint32_t)off,
 							    .new_len = (uint8_t)size,
-							    .flags = kind == NOPS ? OVM_MAP_SYNTH |
-											OVM_MAP_PAD
-										  : OVM_MAP_SYNTH});
+							    .flags = extra_flags(kind)});
 		else
 			old += get_copies(r, off, size, old, kind);
 		off += size;
@@ -239,8 +260,10 @@ bool ovm_elf_map_read(const struct ovm_image *image, const uint8_t *map, uint64_
 {
 	struct reader r = {.p = map, .end = map + size, .image = image, .overlay = overlay};
 	ovm_check_decoder_init(&r.dec);
-	if (get(&r, UINT32_MAX) != MAP_VERSION)
+	uint64_t version = get(&r, UINT32_MAX);
+	if (version != MAP_VERSION && version != OLD_VERSION)
 		return false;
+	r.kind_bits = version == MAP_VERSION ? KIND_BITS : OLD_KIND_BITS;
 	for (int kind = 0; kind < OVM_N_SECTIONS; kind++) {
 		overlay->sections[kind].off = (uint32_t)get(&r, overlay->size);
 		overlay->sections[kind].size =

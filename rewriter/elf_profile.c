@@ -129,6 +129,8 @@ static bool move_step(const struct back *back, ovm_va from, ovm_va to, bool exac
 	if (!old_of(back, to, old_to))
 		return false;
 	*old_from = from;
+	if (entry && (entry->flags & OVM_MAP_SYNTH) && (entry->flags & OVM_MAP_GUARD))
+		return false;	     /* the call that it decides is a step */
 	if (!in_overlay(back, from)) /* 0, too: from elsewhere */
 		return !is_patch(back, from) || !in_overlay(back, to);
 	if (entry && !is_copy(entry)) {

@@ -19,6 +19,7 @@
 #include "rewriter/count.h"
 #include "rewriter/fixup.h"
 #include "rewriter/relax.h"
+#include "rewriter/promote.h"
 #include "rewriter/value.h"
 
 #include <stdlib.h>
@@ -133,7 +134,7 @@ static bool is_next(const struct ovm_emit_plan *plan, uint32_t i, const struct p
 	if (at->bb == OVM_NONE || i + 1 >= plan->layout->slots.n || i + 1 == plan->layout->n_hot)
 		return false;
 	const struct ovm_slot *next = &plan->layout->slots.v[i + 1];
-	return next->cfg == at->cfg && next->block == at->bb && !next->stub && !next->call;
+	return next->cfg == at->cfg && next->block == at->bb && ovm_slot_is_block(next);
 }
 
 /* One way out of a block: where the original goes, and where that leads in the end. */
@@ -257,6 +258,8 @@ static uint32_t call_len(const struct ovm_emit_plan *plan, uint32_t cfg, uint32_
 	const struct ovm_insn *insn = &plan->program->cfgs.v[cfg]->insns[k];
 	if (insn->kind == OVM_INSN_CALL_IND && ovm_value_slot(plan, cfg, k) != OVM_NONE)
 		return OVM_VALUE_CALL_LEN;
+	if (insn->kind == OVM_INSN_CALL_IND && ovm_promote_index(plan, cfg, k) != OVM_NONE)
+		return ovm_promote_guard_len(plan->program->image, insn) + OVM_PROMOTE_CALL_LEN;
 	return called_stub(plan, insn) ? GOT_CALL_LEN : insn->len;
 }
 
@@ -300,7 +303,7 @@ static void index_slots(struct ovm_emit_plan *plan)
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
 		OVM_ASSERT(slot->cfg < program->cfgs.n && program->cfgs.v[slot->cfg] &&
 			   slot->block < program->cfgs.v[slot->cfg]->n_blocks);
-		if (!slot->stub && !slot->call)
+		if (ovm_slot_is_block(slot))
 			plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
 	}
 }
@@ -325,6 +328,14 @@ static void plan_thunk(struct ovm_emit_plan *plan, uint32_t i)
 	plan->pieces[i].body = ovm_value_len(plan->program->image, insn);
 }
 
+/* The call as it was, and a jump back. */
+static void plan_slow(struct ovm_emit_plan *plan, uint32_t i)
+{
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	plan->pieces[i].body =
+	    plan->program->cfgs.v[slot->cfg]->insns[slot->slow - 1].len + OVM_PROMOTE_BACK_LEN;
+}
+
 int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
 		       const struct ovm_overlay_opts *opts, struct ovm_emit_plan *plan,
 		       struct ovm_bad *bad)
@@ -343,9 +354,14 @@ int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layou
 		ovm_count_plan(plan);
 	if (plan->is_instrumented)
 		ovm_value_plan(plan);
+	ovm_promote_plan(plan);
 	for (uint32_t i = 0; i < layout->slots.n; i++) {
 		if (layout->slots.v[i].call) {
 			plan_thunk(plan, i);
+			continue;
+		}
+		if (layout->slots.v[i].slow) {
+			plan_slow(plan, i);
 			continue;
 		}
 		if (layout->slots.v[i].stub) {
@@ -367,6 +383,7 @@ void ovm_emit_plan_fini(struct ovm_emit_plan *plan)
 	free(plan->slot_of);
 	free(plan->stub_of);
 	ovm_vec_free(&plan->sites);
+	ovm_vec_free(&plan->promoted);
 	ovm_vec_free(&plan->originals);
 	ovm_tables_fini(&plan->tables);
 	*plan = (struct ovm_emit_plan){0};
@@ -382,6 +399,7 @@ struct writer {
 	uint32_t tables_off;
 	uint8_t *bytes;
 	struct ovm_map *map;
+	uint32_t *back; /* [plan->promoted.n]: offset behind the direct call */
 	uint32_t off;	/* next byte */
 	uint16_t extra; /* OVM_MAP_DUPLICATE while writing a second copy */
 };
@@ -463,6 +481,24 @@ static enum ovm_refusal write_thunk_call(struct writer *w, const struct ovm_insn
 	return OVM_REFUSE_NONE;
 }
 
+/* The indirect call becomes a guard and a direct call. */
+static enum ovm_refusal write_promoted(struct writer *w, const struct ovm_insn *insn, uint32_t idx)
+{
+	uint32_t len = ovm_promote_guard_len(w->plan->program->image, insn);
+	if (!ovm_promote_write_guard(w->plan, idx, w->base, w->off, w->bytes + w->off))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, insn->va, len, 0, OVM_MAP_SYNTH | OVM_MAP_GUARD);
+	uint8_t *at = w->bytes + w->off;
+	uint32_t callee = w->plan->promoted.v[idx].callee;
+	at[0] = 0xe8;
+	if (!ovm_fixup_rel32(at + 1, ovm_va_add(w->base, w->off + OVM_PROMOTE_CALL_LEN),
+			     ovm_va_add(w->base, w->plan->pieces[callee].off)))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, insn->va, OVM_PROMOTE_CALL_LEN, insn->len, OVM_MAP_CALL | OVM_MAP_GUARD);
+	w->back[idx] = w->off;
+	return OVM_REFUSE_NONE;
+}
+
 /* Copy one instruction; @load is its index in tables.loads or OVM_NONE. */
 static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 				  const uint8_t *from, uint32_t load)
@@ -505,7 +541,11 @@ static enum ovm_refusal write_insn(struct writer *w, uint32_t i, uint32_t k, uin
 		why = write_counter(w, i, insn->va);
 	uint32_t thunk =
 	    insn->kind == OVM_INSN_CALL_IND ? ovm_value_slot(w->plan, slot->cfg, k) : OVM_NONE;
-	if (why == OVM_REFUSE_NONE)
+	uint32_t promoted =
+	    insn->kind == OVM_INSN_CALL_IND ? ovm_promote_index(w->plan, slot->cfg, k) : OVM_NONE;
+	if (why == OVM_REFUSE_NONE && promoted != OVM_NONE)
+		why = write_promoted(w, insn, promoted);
+	else if (why == OVM_REFUSE_NONE)
 		why = thunk == OVM_NONE ? copy_insn(w, insn, from, load)
 					: write_thunk_call(w, insn, thunk);
 	if (why == OVM_REFUSE_NONE && w->plan->is_instrumented &&
@@ -634,6 +674,28 @@ static enum ovm_refusal write_thunk(struct writer *w, uint32_t i)
 	return OVM_REFUSE_NONE;
 }
 
+/* Behind all copies of the block that the call is in, so where they go on is known. */
+static enum ovm_refusal write_slow(struct writer *w, uint32_t i, const uint8_t *from)
+{
+	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
+	const struct ovm_cfg *cfg = w->plan->program->cfgs.v[slot->cfg];
+	const struct ovm_insn *insn = &cfg->insns[slot->slow - 1];
+	uint32_t back = w->back[ovm_promote_index(w->plan, slot->cfg, slot->slow - 1)];
+	OVM_ASSERT(back);
+	w->extra = 0;
+	enum ovm_refusal why =
+	    copy_insn(w, insn, from + (insn->va.v - cfg->blocks[slot->block].lo.v), OVM_NONE);
+	if (why != OVM_REFUSE_NONE)
+		return why;
+	uint8_t *at = w->bytes + w->off;
+	at[0] = 0xe9;
+	if (!ovm_fixup_rel32(at + 1, ovm_va_add(w->base, w->off + OVM_PROMOTE_BACK_LEN),
+			     ovm_va_add(w->base, back)))
+		return OVM_REFUSE_OUT_OF_RANGE;
+	map_add(w, ovm_va_add(insn->va, insn->len), OVM_PROMOTE_BACK_LEN, 0, OVM_MAP_SYNTH);
+	return OVM_REFUSE_NONE;
+}
+
 static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 {
 	const struct ovm_emit_plan *plan = w->plan;
@@ -647,6 +709,8 @@ static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 		return write_stub(w, i);
 	if (slot->call)
 		return write_thunk(w, i);
+	if (slot->slow)
+		return write_slow(w, i, from);
 	w->extra =
 	    plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] == i ? 0 : OVM_MAP_DUPLICATE;
 	write_padding(w, &plan->pieces[i], block->lo);
@@ -654,6 +718,18 @@ static enum ovm_refusal write_piece(struct writer *w, uint32_t i)
 	if (why != OVM_REFUSE_NONE)
 		return why;
 	return write_end(w, i, from) ? OVM_REFUSE_NONE : OVM_REFUSE_OUT_OF_RANGE;
+}
+
+/* Promoted calls in the body of slot @i: each has a guard of its own. */
+static uint32_t count_guards(const struct ovm_emit_plan *plan, uint32_t i)
+{
+	const struct ovm_slot *slot = &plan->layout->slots.v[i];
+	uint32_t first = plan->program->cfgs.v[slot->cfg]->blocks[slot->block].first_insn, n = 0;
+	if (!plan->promoted.n || !ovm_slot_is_block(slot))
+		return 0;
+	for (uint32_t k = first; k < first + plan->pieces[i].n_body; k++)
+		n += ovm_promote_index(plan, slot->cfg, k) != OVM_NONE;
+	return n;
 }
 
 /* Exact number of map entries, so that the largest array is not grown by copying. */
@@ -664,7 +740,8 @@ static uint64_t count_entries(const struct ovm_emit_plan *plan)
 		const struct ovm_piece *piece = &plan->pieces[i];
 		n += piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
 		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ) +
-		     ovm_count_entries(plan, i) + !!plan->layout->slots.v[i].call;
+		     ovm_count_entries(plan, i) + !!plan->layout->slots.v[i].call +
+		     (plan->layout->slots.v[i].slow ? 2 : 0) + count_guards(plan, i);
 	}
 	return n;
 }
@@ -672,23 +749,26 @@ static uint64_t count_entries(const struct ovm_emit_plan *plan)
 int ovm_emit_write(const struct ovm_emit_plan *plan, ovm_va base, uint32_t tables_off,
 		   uint8_t *bytes, struct ovm_map *map, struct ovm_bad *bad)
 {
-	struct writer w = {plan, base, tables_off, bytes, map, 0, 0};
+	struct writer w = {plan, base, tables_off, bytes, map, NULL, 0, 0};
 	uint64_t n = count_entries(plan);
 	OVM_ASSERT(map->v.n == 0 && n < UINT32_MAX);
 	map->v.v = ovm_realloc_array(map->v.v, n, sizeof(map->v.v[0]));
 	map->v.cap = (uint32_t)n;
+	w.back = ovm_alloc_array((size_t)plan->promoted.n + 1, sizeof(*w.back));
+	enum ovm_refusal why = OVM_REFUSE_NONE;
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
 		if (i == plan->layout->n_hot) {
 			memset(bytes + w.off, 0xcc, plan->cold_off - w.off);
 			w.off = plan->cold_off;
 		}
 		OVM_ASSERT(w.off + plan->pieces[i].pad == plan->pieces[i].off);
-		enum ovm_refusal why = write_piece(&w, i);
+		why = write_piece(&w, i);
 		if (why == OVM_REFUSE_NONE)
 			continue;
 		*bad = (struct ovm_bad){plan->layout->slots.v[i].cfg, why};
-		return OVM_REFUSED;
+		break;
 	}
-	OVM_ASSERT(map->v.n == n);
-	return 0;
+	free(w.back);
+	OVM_ASSERT(why != OVM_REFUSE_NONE || map->v.n == n);
+	return why == OVM_REFUSE_NONE ? 0 : OVM_REFUSED;
 }

@@ -134,6 +134,24 @@ static void plan_counters(struct ovm_decoder *dec, const struct ovm_engine_opts 
 		engine->probes.arcs.n, lap_ms(&watch));
 }
 
+/* How many executions of indirect calls are direct now, as far as the profile knows. */
+static void log_promotions(const struct ovm_engine *engine)
+{
+	double hits = 0, all = 0;
+	for (uint32_t i = 0; i < engine->layout.promotions.n; i++)
+		hits += (double)engine->layout.promotions.v[i].hits;
+	for (uint32_t c = 0; c < engine->program.cfgs.n; c++) {
+		const struct ovm_cfg *cfg = engine->program.cfgs.v[c];
+		for (uint32_t bb = 0; cfg && bb < cfg->n_blocks; bb++)
+			for (uint32_t k = 0; k < cfg->blocks[bb].n_insns; k++)
+				if (cfg->insns[cfg->blocks[bb].first_insn + k].kind ==
+				    OVM_INSN_CALL_IND)
+					all += (double)cfg->blocks[bb].count;
+	}
+	ovm_log(OVM_LOG_INFO, "promote: %u calls, %.0f of %.0f executions of indirect calls",
+		engine->layout.promotions.n, hits, all);
+}
+
 static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_engine_opts *opts,
 		 struct ovm_engine *engine, uint32_t *bad_cfg, enum ovm_refusal *why)
 {
@@ -151,6 +169,8 @@ static int build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_
 	ovm_log(OVM_LOG_INFO, "layout: %u blocks, %u hot, %u graphs not worth it, %.1f ms",
 		engine->layout.slots.n, engine->layout.n_hot, engine->layout.not_worth.n,
 		lap_ms(&watch));
+	if (engine->layout.promotions.n)
+		log_promotions(engine);
 	if (!engine->layout.slots.n)
 		return 0;
 	if (opts->is_counting || opts->n_gauges)

@@ -25,6 +25,12 @@ const struct ovm_map_entry *ovm_map_new(const struct ovm_map *map, uint32_t off)
 	return off - entry->off < entry->new_len ? entry : NULL;
 }
 
+/* May somebody who is about to execute the original go on here? */
+static bool is_way_in(const struct ovm_map_entry *entry)
+{
+	return !(entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD | OVM_MAP_GUARD));
+}
+
 const struct ovm_map_entry *ovm_map_old(const struct ovm_map *map, ovm_va old)
 {
 	uint32_t lo = 0, hi = map->by_old ? map->v.n : 0;
@@ -38,16 +44,13 @@ const struct ovm_map_entry *ovm_map_old(const struct ovm_map *map, ovm_va old)
 	if (!map->by_old || lo == map->v.n)
 		return NULL;
 	const struct ovm_map_entry *entry = &map->v.v[map->by_old[lo]];
-	return entry->old.v != old.v || (entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD)) ? NULL
-										       : entry;
+	return entry->old.v != old.v || !is_way_in(entry) ? NULL : entry;
 }
 
 /* Old address, then first copies before second ones before what is no copy at all. */
 static uint64_t sort_key(const struct ovm_map_entry *entry, uint64_t min)
 {
-	unsigned rank = entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD) ? 2
-			: entry->flags & OVM_MAP_DUPLICATE	     ? 1
-								     : 0;
+	unsigned rank = !is_way_in(entry) ? 2 : entry->flags & OVM_MAP_DUPLICATE ? 1 : 0;
 	return (entry->old.v - min) << 2 | rank;
 }
 

@@ -10,6 +10,7 @@
 #include "rewriter/ehframe.h"
 #include "rewriter/emit.h"
 #include "rewriter/patchplan.h"
+#include "rewriter/promote.h"
 #include "rewriter/relax.h"
 
 #include <stdlib.h>
@@ -44,10 +45,10 @@ static void count_copied(const struct ovm_emit_plan *plan, struct ovm_overlay *o
 	free(seen);
 	overlay->n_blocks = 0;
 	for (uint32_t i = 0; i < plan->layout->slots.n; i++)
-		overlay->n_blocks +=
-		    !plan->layout->slots.v[i].stub && !plan->layout->slots.v[i].call;
+		overlay->n_blocks += ovm_slot_is_block(&plan->layout->slots.v[i]);
 	for (uint32_t i = 0; i < overlay->map.v.n; i++)
-		overlay->n_insns += !(overlay->map.v.v[i].flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
+		overlay->n_insns +=
+		    !(overlay->map.v.v[i].flags & (OVM_MAP_SYNTH | OVM_MAP_PAD | OVM_MAP_GUARD));
 }
 
 static void keep_claims(const struct ovm_emit_plan *plan, struct ovm_overlay *overlay)
@@ -127,20 +128,24 @@ int ovm_overlay_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		      struct ovm_overlay *out, uint32_t *bad_cfg, enum ovm_refusal *why)
 {
 	struct ovm_overlay overlay = {.base = opts->base};
-	struct ovm_layout with_stubs = {0};
+	struct ovm_layout with_more = {0};
 	struct ovm_emit_plan plan;
 	struct ovm_buf buf = {0};
 	struct ovm_bad bad = {OVM_NONE, OVM_REFUSE_NONE};
 	OVM_ASSERT((opts->base.v & 63) == 0);
 	if (opts->probes && !opts->is_gauged) {
-		ovm_count_layout(program, layout, opts->probes, &with_stubs);
-		layout = &with_stubs;
+		OVM_ASSERT(!layout->promotions.n);
+		ovm_count_layout(program, layout, opts->probes, &with_more);
+		layout = &with_more;
+	} else if (layout->promotions.n) {
+		ovm_promote_layout(program, layout, &with_more);
+		layout = &with_more;
 	}
 	int rc = ovm_emit_plan_init(program, layout, opts, &plan, &bad);
 	if (!rc)
 		rc = build(ctx, &plan, opts, &overlay, &buf, &bad);
 	ovm_emit_plan_fini(&plan);
-	ovm_layout_fini(&with_stubs);
+	ovm_layout_fini(&with_more);
 	overlay.bytes = buf.v;
 	overlay.size = (uint32_t)buf.n;
 	if (rc) {

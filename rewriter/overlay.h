@@ -25,6 +25,8 @@ enum { /* ovm_map_entry.flags */
 	OVM_MAP_PAD = 1 << 4,        /* alignment filler: with SYNTH nops that are run through, about to execute old; else never executed */
 	OVM_MAP_COUNT = 1 << 5,      /* with SYNTH: `incq counter(%rip)`, about to execute old, before which flags are dead */
 	OVM_MAP_THUNK = 1 << 7,      /* with PAD: all of a thunk that the copy of the indirect call old leads through (value.h). Not a state of the original */
+	OVM_MAP_GUARD = 1 << 8,      /* with SYNTH: all of a comparison that decides an indirect call, about to execute old (promote.h);
+				      * with CALL: the direct call right behind it. Nothing else leads there */
 	OVM_MAP_EXIT = 1 << 6,       /* with SYNTH and PAD: one 5-byte nop right behind a copied call (old: what the call returns to).
 				      * When the overlay is retired a jump to old may be written over it */
 };

@@ -76,7 +76,10 @@ static void dump_code(const struct ovm_overlay *overlay, struct ovm_decoder *dec
 			    dec, overlay->bytes + entry->off, overlay->size - entry->off,
 			    ovm_va_add(overlay->base, entry->off), text, sizeof(text));
 		fprintf(to, "+0x%06x 0x%llx %c%c%c%c%c %s\n", entry->off,
-			(unsigned long long)entry->old.v, entry->flags & OVM_MAP_SYNTH ? 's' : '-',
+			(unsigned long long)entry->old.v,
+			entry->flags & OVM_MAP_GUARD   ? 'g'
+			: entry->flags & OVM_MAP_SYNTH ? 's'
+						       : '-',
 			entry->flags & OVM_MAP_CALL ? 'c' : '-',
 			entry->flags & OVM_MAP_SYSCALL ? 'y' : '-',
 			entry->flags & OVM_MAP_DUPLICATE ? 'd' : '-',

@@ -203,6 +203,103 @@ static void test_calls_of_stubs(void **state)
 	expect("another kind of instruction");
 }
 
+/* call *8(%rax) -> compare, call directly; the form for absolute addresses (test_promote.c has the
+ * other one). */
+static void begin_promoted(void)
+{
+	begin();
+	old(0, "ff 50 08");
+	new (0, "48 81 78 08 40 10 00 00"); /* cmpq $OLD + 0x40, 8(%rax) */
+	branch(8, "0f 85", NEW + 0x50);
+	branch(14, "e8", NEW + 0x60);
+	branch(19, "e9", OLD + 3);
+	new (0x50, "ff 50 08");
+	branch(0x53, "e9", NEW + 19);
+	entry(0, 0, 14, 0, SYNTH | OVM_MAP_GUARD);
+	entry(14, 0, 5, 3, CALL | OVM_MAP_GUARD);
+	entry(19, 3, 5, 0, SYNTH);
+	entry(0x50, 0, 3, 3, CALL);
+	entry(0x53, 3, 5, 0, SYNTH);
+	entry(0x60, 0x40, 1, 1, 0);
+}
+
+static void test_promoted_calls(void **state)
+{
+	(void)state;
+	begin_promoted();
+	expect(NULL);
+	it.image.is_dyn = true; /* then nobody knows the address */
+	expect("a guard of no known form");
+	begin_promoted();
+	old(0, "ff 60 08");
+	expect("a guard of what is no call through a pointer");
+	begin_promoted();
+	new (4, "41");
+	expect("a guarded call goes elsewhere");
+	begin_promoted();
+	branch(14, "e8", NEW + 0x50);
+	expect("a guarded call goes elsewhere");
+	begin_promoted();
+	branch(14, "e8", OLD + 0x40); /* into the original: as good */
+	expect(NULL);
+	new (14, "e9");
+	expect("a guarded call that is no call");
+	begin_promoted();
+	branch(8, "0f 84", NEW + 0x50); /* je */
+	expect("a guard of no known form");
+	begin_promoted();
+	new (3, "10"); /* another operand */
+	expect("a guard of no known form");
+	begin_promoted();
+	new (0, "48 81 79"); /* another register */
+	expect("a guard of no known form");
+	begin_promoted();
+	new (0, "90 81 78"); /* 32 bits */
+	expect("a guard of no known form");
+	begin_promoted();
+	branch(8, "0f 85", NEW); /* forever */
+	expect("a guard leads elsewhere");
+	branch(8, "0f 85", NEW + 14); /* whatever the operand is */
+	expect("a guard leads elsewhere");
+	branch(8, "0f 85", OLD);
+	expect("a guard leads elsewhere");
+	begin_promoted();
+	branch(19, "e9", OLD + 5);
+	expect("a guarded call continues elsewhere");
+}
+
+static void test_promoted_calls_alone(void **state)
+{
+	(void)state;
+	begin_promoted();
+	it.entries[1].flags = CALL;
+	expect("a guard without its call");
+	begin_promoted();
+	it.entries[0].flags = SYNTH | OVM_MAP_GUARD | OVM_MAP_PAD;
+	expect("a guard without its call");
+	begin_promoted();
+	it.entries[1].old.v++;
+	expect("a guard without its call");
+	begin_promoted();
+	it.overlay.map.v.n = 1;
+	expect("a guard without its call");
+	begin_promoted();
+	it.entries[0].flags = SYNTH | PAD;
+	expect("padding that is run through is no nop");
+	begin();
+	old(0, "ff 50 08");
+	branch(0, "e8", OLD + 0x40);
+	branch(5, "e9", OLD + 3);
+	entry(0, 0, 5, 3, CALL | OVM_MAP_GUARD);
+	expect("a guarded call without its guard");
+	begin_promoted();
+	branch(0x70, "e9", NEW + 14); /* nobody arrives behind the guard */
+	entry(0x70, 0, 5, 0, SYNTH);
+	expect("a jump that was added goes elsewhere");
+	branch(0x70, "e9", NEW);
+	expect(NULL);
+}
+
 /* --- what was added
  * ----------------------------------------------------------------------------------------------------
  */
@@ -419,13 +516,14 @@ static void test_wide_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_plain),	  cmocka_unit_test(test_jumps),
-	    cmocka_unit_test(test_conditions),	  cmocka_unit_test(test_lock),
-	    cmocka_unit_test(test_calls),	  cmocka_unit_test(test_calls_of_stubs),
-	    cmocka_unit_test(test_added_jumps),	  cmocka_unit_test(test_padding),
-	    cmocka_unit_test(test_bad_padding),	  cmocka_unit_test(test_behind_counters),
-	    cmocka_unit_test(test_many_counters), cmocka_unit_test(test_map_order),
-	    cmocka_unit_test(test_tables),	  cmocka_unit_test(test_wide_tables),
+	    cmocka_unit_test(test_plain),	   cmocka_unit_test(test_jumps),
+	    cmocka_unit_test(test_conditions),	   cmocka_unit_test(test_lock),
+	    cmocka_unit_test(test_calls),	   cmocka_unit_test(test_calls_of_stubs),
+	    cmocka_unit_test(test_promoted_calls), cmocka_unit_test(test_promoted_calls_alone),
+	    cmocka_unit_test(test_added_jumps),	   cmocka_unit_test(test_padding),
+	    cmocka_unit_test(test_bad_padding),	   cmocka_unit_test(test_behind_counters),
+	    cmocka_unit_test(test_many_counters),  cmocka_unit_test(test_map_order),
+	    cmocka_unit_test(test_tables),	   cmocka_unit_test(test_wide_tables),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

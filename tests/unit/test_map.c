@@ -66,6 +66,23 @@ static void first_copy_wins(void **state)
 	drop(&map);
 }
 
+/* Nobody may go on at a direct call whose comparison he has not made. */
+static void guarded_calls_are_no_way_in(void **state)
+{
+	struct ovm_map map = {0};
+	(void)state;
+	add(&map, 0x1010, 0, 9, OVM_MAP_SYNTH | OVM_MAP_GUARD);
+	add(&map, 0x1010, 9, 5, OVM_MAP_CALL | OVM_MAP_GUARD);
+	add(&map, 0x1013, 14, 1, 0);
+	ovm_map_index(&map);
+	assert_null(ovm_map_old(&map, ovm_va_of(0x1010)));
+	assert_int_equal(ovm_map_new(&map, 9)->old.v, 0x1010);
+	add(&map, 0x1010, 15, 3, OVM_MAP_CALL | OVM_MAP_DUPLICATE);
+	ovm_map_index(&map);
+	assert_int_equal(ovm_map_old(&map, ovm_va_of(0x1010))->off, 15);
+	drop(&map);
+}
+
 /* Keys that need several radix passes, against a linear search. */
 static void many_entries(void **state)
 {
@@ -90,6 +107,7 @@ int main(void)
 	    cmocka_unit_test(empty_map),
 	    cmocka_unit_test(new_to_old),
 	    cmocka_unit_test(first_copy_wins),
+	    cmocka_unit_test(guarded_calls_are_no_way_in),
 	    cmocka_unit_test(many_entries),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

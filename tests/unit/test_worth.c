@@ -16,6 +16,7 @@ enum { MAX = 4, BASE = 0x1000, STEP = 0x100, INSNS = 5 };
 
 struct made {
 	struct ovm_program program;
+	ovm_promotions promotions;
 	struct ovm_regions regions;
 	struct ovm_cfg cfgs[MAX];
 	struct ovm_block blocks[MAX];
@@ -69,13 +70,14 @@ static void call(struct made *m, uint32_t from, uint32_t k, uint32_t to)
 
 static uint32_t choose(struct made *m)
 {
-	return ovm_worth_choose(&m->program, m->gain, m->is_worth);
+	return ovm_worth_choose(&m->program, &m->promotions, m->gain, m->is_worth);
 }
 
 static void fini(struct made *m)
 {
 	ovm_vec_free(&m->program.cfgs);
 	ovm_vec_free(&m->program.indirect);
+	ovm_vec_free(&m->promotions);
 	ovm_vec_free(&m->regions.v);
 }
 
@@ -113,6 +115,25 @@ static void called_from_copies(void **state)
 	call(&m, 0, 1, 1);
 	m.gain[0] = 1e6;
 	assert_int_equal(choose(&m), 0);
+	fini(&m);
+}
+
+/* Calls by a promoted pointer count like direct ones, as often as they hit. */
+static void called_by_promoted_pointers(void **state)
+{
+	struct made m;
+
+	(void)state;
+	make(&m, (uint64_t[]){1000, 1000}, 2);
+	m.insns[0][2].kind = OVM_INSN_CALL_IND;
+	ovm_vec_push(&m.program.indirect, ((struct ovm_call){0, 0, 10, 1, 1000}));
+	m.gain[0] = 1e6;
+	assert_int_equal(choose(&m), 1);
+	assert_false(m.is_worth[1]);
+	ovm_vec_push(&m.promotions, ((struct ovm_promotion){0, 0, 2, 1, 1000, 1000}));
+	assert_int_equal(choose(&m), 0);
+	m.promotions.v[0].hits = 100;
+	assert_int_equal(choose(&m), 1);
 	fini(&m);
 }
 
@@ -180,6 +201,7 @@ int main(void)
 	    cmocka_unit_test(nothing),
 	    cmocka_unit_test(entered_by_pointers),
 	    cmocka_unit_test(called_from_copies),
+	    cmocka_unit_test(called_by_promoted_pointers),
 	    cmocka_unit_test(calls_pay_for_the_entry),
 	    cmocka_unit_test(leaving_spreads),
 	    cmocka_unit_test(counted_pointers_are_no_direct_calls),
