@@ -1,6 +1,6 @@
 /* The option table as help, manual page and shell completion. --help fits 80 columns; examples come
  * first. */
-#include "cli/options.h"
+#include "cli/passes.h"
 
 #include <string.h>
 
@@ -73,6 +73,10 @@ void ovm_help_overview(FILE *to)
 	      to);
 	for (int i = 0; i < OVM_N_CMDS; i++)
 		fprintf(to, "  %-9s %s\n", ovm_cmd_rows[i].name, ovm_cmd_rows[i].summary);
+	fputs("\nPasses (--passes):\n", to);
+	for (int i = 0; i < OVM_N_PASSES; i++)
+		fprintf(to, "  %-9s %s%s\n", ovm_passes[i].name, ovm_passes[i].text,
+			ovm_passes[i].is_default ? "" : " (off)");
 	fputs("\n'optvm help COMMAND' explains a command, 'optvm --version' tells the version.\n"
 	      "OPTVM=off in the environment makes 'run' start the program untouched.\n",
 	      to);

@@ -1,5 +1,6 @@
 /* Inputs shared by several commands, with messages that say what the profile does hold. */
 #include "cli/inputs.h"
+#include "cli/passes.h"
 #include "profiler/perfdata.h"
 
 #include <errno.h>
@@ -183,15 +184,21 @@ int ovm_inputs_engine(struct ovm_ctx *ctx, const struct ovm_options *opts,
 		      struct ovm_engine_opts *out)
 {
 	struct ovm_engine_opts engine = {0};
+	enum ovm_order order;
+	uint32_t passes;
 	engine.uniform = ovm_option_given(opts, OVM_OPT_UNIFORM);
-	engine.layout.drop_cold = ovm_option_given(opts, OVM_OPT_DROP_COLD);
-	engine.layout.keep_block_order = ovm_option_given(opts, OVM_OPT_KEEP_ORDER);
 	int err = parse_share(ctx, opts, &engine.share);
 	if (!err)
-		err = parse_order(ctx, opts, &engine.layout.order);
+		err = parse_order(ctx, opts, &order);
 	if (!err)
-		*out = engine;
-	return err;
+		err = ovm_option_passes(ctx, opts, &passes);
+	if (err)
+		return err;
+	engine.layout = ovm_passes_layout(passes, order);
+	engine.layout.drop_cold |= ovm_option_given(opts, OVM_OPT_DROP_COLD);
+	engine.layout.keep_block_order |= ovm_option_given(opts, OVM_OPT_KEEP_ORDER);
+	*out = engine;
+	return 0;
 }
 
 bool ovm_inputs_same_file(const char *a, const char *b)

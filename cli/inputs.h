@@ -30,7 +30,7 @@ int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 int ovm_inputs_module(struct ovm_ctx *ctx, const struct ovm_profile *prof,
 		      const struct ovm_image *image, const struct ovm_prof_module **out);
 
-/* --share, --order, --drop-cold, --keep-order, --uniform. OVM_E_USAGE. */
+/* --share, --order, --drop-cold, --keep-order, --passes, --uniform. OVM_E_USAGE. */
 int ovm_inputs_engine(struct ovm_ctx *ctx, const struct ovm_options *opts,
 		      struct ovm_engine_opts *out);
 

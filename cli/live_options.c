@@ -1,4 +1,5 @@
 #include "cli/live_options.h"
+#include "cli/passes.h"
 #include "cli/summary.h"
 
 #include <errno.h>
@@ -32,6 +33,8 @@ int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
 		err = ovm_option_when(ctx, opts, OVM_OPT_COUNTERS, &counters);
 	if (!err)
 		err = ovm_option_when(ctx, opts, OVM_OPT_BRANCH_STACK, &branches);
+	if (!err)
+		err = ovm_option_passes(ctx, opts, &r.passes);
 	if (err)
 		return err;
 	r.no_counters = counters == OVM_WHEN_OFF;

@@ -15,7 +15,8 @@
  *
  * So whatever emission does with jumps (left out, put in, threaded) is counted as it came out, not
  * as it was meant. A block that is nothing but a jump runs as often as it is not jumped over. What
- * has no copy goes on in the original and counts the same on both sides.
+ * has no copy goes on in the original and counts the same on both sides. Of a promoted call the
+ * guard runs as often as its block, the direct call as often as it hits, the slow way otherwise.
  *
  * The rows are llvm-bolt's (DynoStats), so that both can be compared. As there a jump to another
  * function is a call and no branch, a call through the PLT is two calls, one of them indirect, and
@@ -233,7 +234,7 @@ static void count_insn(struct side *side, const struct ovm_insn *insn, const str
 	case OVM_INSN_JCC:
 	case OVM_INSN_JCXZ:
 		count_cond(side, insn, run);
-		if (is_tail_call(side, run))
+		if (!is_ours && is_tail_call(side, run))
 			count_call(side, last_of(run)->target, edge_count(run, OVM_EDGE_TAKEN));
 		break;
 	case OVM_INSN_JMP:
@@ -288,6 +289,11 @@ static bool is_counted(const struct ovm_program *program, const struct ovm_cfg *
 
 /* --- the overlay ------------------------------------------------------------------------- */
 
+struct promoted { /* a call with a guard */
+	ovm_va at;
+	uint64_t hits, misses;
+};
+
 struct copies {
 	struct side *side;
 	struct ovm_decoder *dec;
@@ -296,6 +302,7 @@ struct copies {
 	uint32_t *first;   /* [cfgs.n]: where the cfg's blocks start in what follows */
 	bool *is_copied;   /* [blocks] */
 	uint64_t *skipped; /* [blocks]: how often a block that is only a jump was jumped over */
+	OVM_VEC(struct promoted) promoted; /* ascending at */
 	uint64_t *into;	   /* [map.v.n]: how often copies call, jump or run into this one */
 	/* while the map is walked */
 	struct run run;	  /* of the block at hand */
@@ -330,6 +337,42 @@ static void find_skipped(struct copies *c, const struct ovm_cfg *cfg, uint32_t f
 	}
 }
 
+static bool is_guard(const struct ovm_map_entry *entry)
+{
+	return (entry->flags & OVM_MAP_GUARD) && (entry->flags & OVM_MAP_SYNTH);
+}
+
+static int by_address(const void *pa, const void *pb)
+{
+	const struct promoted *a = pa, *b = pb;
+	return a->at.v < b->at.v ? -1 : a->at.v > b->at.v;
+}
+
+static struct promoted *promoted_at(const struct copies *c, ovm_va at)
+{
+	const struct promoted want = {.at = at};
+	return c->promoted.n ? bsearch(&want, c->promoted.v, c->promoted.n,
+				       sizeof(c->promoted.v[0]), by_address)
+			     : NULL;
+}
+
+/* The promotions of the layout that have come to be: those with a guard in the map. */
+static void find_promoted(struct copies *c, const struct ovm_layout *layout)
+{
+	for (uint32_t i = 0; i < c->overlay->map.v.n; i++)
+		if (is_guard(&c->overlay->map.v.v[i]))
+			ovm_vec_push(&c->promoted,
+				     (struct promoted){c->overlay->map.v.v[i].old, 0, 0});
+	if (c->promoted.n)
+		qsort(c->promoted.v, c->promoted.n, sizeof(c->promoted.v[0]), by_address);
+	for (uint32_t i = 0; i < layout->promotions.n; i++) {
+		const struct ovm_promotion *p = &layout->promotions.v[i];
+		struct promoted *to = promoted_at(c, c->program->cfgs.v[p->cfg]->insns[p->insn].va);
+		if (to)
+			*to = (struct promoted){to->at, p->hits, less(p->total, p->hits)};
+	}
+}
+
 static void copies_init(struct copies *c, const struct ovm_layout *layout)
 {
 	const struct ovm_program *program = c->program;
@@ -347,6 +390,7 @@ static void copies_init(struct copies *c, const struct ovm_layout *layout)
 	for (uint32_t i = 0; i < program->cfgs.n; i++)
 		if (program->cfgs.v[i])
 			find_skipped(c, program->cfgs.v[i], c->first[i]);
+	find_promoted(c, layout);
 }
 
 static void copies_fini(struct copies *c)
@@ -355,6 +399,7 @@ static void copies_fini(struct copies *c)
 	free(c->is_copied);
 	free(c->skipped);
 	free(c->into);
+	ovm_vec_free(&c->promoted);
 }
 
 /* The copied block of @entry begins here: it runs as often as the original, but for what is jumped
@@ -426,11 +471,13 @@ static void follow(struct copies *c, const struct ovm_insn *insn, const struct r
 static void count_entry(struct copies *c, const struct ovm_map_entry *entry)
 {
 	bool is_ours = entry->flags & OVM_MAP_SYNTH;
+	bool is_call = entry->flags & OVM_MAP_CALL, is_guarded = entry->flags & OVM_MAP_GUARD;
+	const struct promoted *p = is_call || is_guarded ? promoted_at(c, entry->old) : NULL;
 	if (!is_ours && (entry->flags & OVM_MAP_PAD)) {
 		c->flow = 0;
 		return;
 	}
-	if (!is_ours)
+	if (is_guard(entry) || (!is_ours && !is_guarded))
 		find_block(c, entry);
 	for (uint32_t at = entry->off; at < entry->off + entry->new_len;) {
 		struct ovm_insn insn;
@@ -439,13 +486,19 @@ static void count_entry(struct copies *c, const struct ovm_map_entry *entry)
 				    entry->off + entry->new_len - at,
 				    ovm_va_add(c->overlay->base, at), &insn))
 			return;
-		if (is_ours)
+		if (is_ours && !is_guarded)
 			run.n = c->flow;
-		run.taken = is_ours ? 0 : taken_of(&run, &insn);
+		if (p && is_call)
+			run.n = is_guarded ? p->hits : p->misses;
+		run.taken = p	      ? p->misses /* of the guard */
+			    : is_ours ? 0
+				      : taken_of(&run, &insn);
 		count_insn(c->side, &insn, &run, is_ours);
 		follow(c, &insn, &run);
 		at += insn.len;
 	}
+	if (p && is_call && is_guarded) /* the slow way comes back behind it */
+		c->flow = c->run.n;
 }
 
 /* Jump tables that lead to the start of their own function: rare, but no entry from outside. */

@@ -12,6 +12,7 @@ struct ovm_round_opts {
 	double duration;    /* instead: so many seconds by the clock; 0: no */
 	uint64_t min_samples;	 /* fewer: do nothing (rule R12); 0: the default */
 	unsigned max_pause_ms;	 /* 0: the default */
+	uint32_t passes;	 /* set of enum ovm_pass */
 	bool uniform;		 /* tests: copy every region of every module that has samples */
 	const char *only, *skip; /* globs over module paths, NULL: none */
 	bool no_counters;	 /* samples only */

@@ -11,6 +11,7 @@
 #define OVM_LOG_DOMAIN "target"
 #include "runtime/target.h"
 #include "analyzer/disasm.h"
+#include "analyzer/passes.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
 #include "runtime/generation.h"
@@ -266,13 +267,16 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	}
 	bool *skip = skip_list(ctx, dec, target, hook, opts, &gauges, bias);
 	target->counters = ovm_rta_of(target->at.v + room - counters_room);
+	uint32_t passes = opts->passes;
+	if (opts->is_reference)
+		passes &= ~(UINT32_C(1) << OVM_PASS_BLOCKS | UINT32_C(1) << OVM_PASS_ICP);
 	for (unsigned attempt = 0; attempt < 2; attempt++) {
 		struct ovm_engine_opts engine_opts = {
 		    .share = 1.0,
 		    .uniform = opts->uniform,
 		    .is_live = true,
 		    .skip_region = skip,
-		    .layout = {.order = OVM_ORDER_CDSORT, .keep_block_order = opts->is_reference},
+		    .layout = ovm_passes_layout(passes, OVM_ORDER_CDSORT),
 		    .base = ovm_rta_to_va(target->at, bias),
 		    .is_counting = opts->is_counting,
 		    .gauges = gauges.v,

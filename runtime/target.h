@@ -25,6 +25,7 @@ struct ovm_gauges { /* entries that shall be counted in optimized code, to measu
 
 struct ovm_target_opts {
 	uint64_t min_samples;	 /* of a module; fewer: left alone */
+	uint32_t passes;	 /* set of enum ovm_pass */
 	bool uniform;		 /* copy every region of every module that has samples */
 	const char *only, *skip; /* globs over paths, NULL: none */
 	bool is_counting;	 /* instrumented overlays */

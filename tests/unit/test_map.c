@@ -104,10 +104,8 @@ static void many_entries(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(empty_map),
-	    cmocka_unit_test(new_to_old),
-	    cmocka_unit_test(first_copy_wins),
-	    cmocka_unit_test(guarded_calls_are_no_way_in),
+	    cmocka_unit_test(empty_map),       cmocka_unit_test(new_to_old),
+	    cmocka_unit_test(first_copy_wins), cmocka_unit_test(guarded_calls_are_no_way_in),
 	    cmocka_unit_test(many_entries),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

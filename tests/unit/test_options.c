@@ -7,6 +7,7 @@
 
 #include "cli/help.c"
 #include "cli/options.c"
+#include "cli/passes.c"
 
 enum { MAX_WORDS = 16 };
 
@@ -122,6 +123,49 @@ static void test_bad_options(void **state)
 	assert_usage(&o, parse(&o, "report", "--uniform", NULL), "unknown option --uniform");
 }
 
+static uint32_t passes(const char *list)
+{
+	struct ovm_options o;
+	uint32_t set = UINT32_MAX;
+	assert_int_equal(parse(&o, "run", "--passes", list, NULL), 0);
+	assert_int_equal(ovm_option_passes(&ctx, &o, &set), 0);
+	ovm_options_fini(&o);
+	return set;
+}
+
+static void test_passes(void **state)
+{
+	(void)state;
+	static const char *const bad[] = {"icq",	"-",  "-all", "icp-",
+					  "icp, worth", "ic", "icpp", ",,"};
+	const uint32_t icp = 1u << OVM_PASS_ICP, worth = 1u << OVM_PASS_WORTH;
+	struct ovm_options o;
+	uint32_t set = 7;
+	assert_int_equal(parse(&o, "run", NULL), 0);
+	assert_int_equal(ovm_option_passes(&ctx, &o, &set), 0);
+	assert_int_equal(set, ovm_passes_default());
+	ovm_options_fini(&o);
+	assert_int_equal(passes(""), ovm_passes_default());
+	assert_int_equal(passes("all"), (1u << OVM_N_PASSES) - 1);
+	assert_int_equal(passes("none"), 0);
+	assert_int_equal(passes("none,icp,worth"), icp | worth);
+	assert_int_equal(passes("none,+icp"), icp);
+	assert_int_equal(passes("all,-icp"), ((1u << OVM_N_PASSES) - 1) & ~icp);
+	assert_int_equal(passes("icp,-worth"), (ovm_passes_default() | icp) & ~worth);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		set = 7;
+		assert_int_equal(parse(&o, "run", "--passes", bad[i], NULL), 0);
+		assert_int_equal(ovm_option_passes(&ctx, &o, &set), OVM_E_USAGE);
+		assert_int_equal(set, 7);
+		ovm_options_fini(&o);
+	}
+	assert_true(ovm_passes_layout(icp, OVM_ORDER_CDSORT).promote);
+	assert_true(ovm_passes_layout(icp, OVM_ORDER_CDSORT).take_all);
+	assert_int_equal(ovm_passes_layout(icp, OVM_ORDER_CDSORT).order, OVM_ORDER_ORIGINAL);
+	assert_false(ovm_passes_layout(worth, OVM_ORDER_CDSORT).promote);
+	assert_false(ovm_passes_layout(worth, OVM_ORDER_CDSORT).take_all);
+}
+
 static void test_numbers(void **state)
 {
 	(void)state;
@@ -211,6 +255,7 @@ int main(void)
 	    cmocka_unit_test(test_letters_belong_to_commands),
 	    cmocka_unit_test(test_empty),
 	    cmocka_unit_test(test_bad_options),
+	    cmocka_unit_test(test_passes),
 	    cmocka_unit_test(test_numbers),
 	    cmocka_unit_test(test_nearest),
 	    cmocka_unit_test(test_help_fits),

@@ -3,6 +3,7 @@
  * of a guard, its call and its slow way is changed, the checker notices.
  */
 #include "rewriter/check.h"
+#include "rewriter/dynostats.h"
 #include "rewriter/promote.h"
 #include "tests/support/call_forms.h"
 #include "tests/support/counted.h"
@@ -203,6 +204,25 @@ static void not_when_counting(void **state)
 	counted_fini(&f);
 }
 
+/* What is said of the copies: as many calls, fewer of them indirect. */
+static void is_counted_in_stats(void **state)
+{
+	struct ovm_dynostats stats;
+	struct counted f;
+	(void)state;
+	promoted_init(&f, "form_mem8", callee_2, HITS);
+	ovm_dynostats(f.self.dec, &f.engine.program, &f.engine.program, &f.engine.layout,
+		      &f.engine.overlay, &stats);
+	assert_int_equal(stats.before[OVM_DYNO_INDIRECT_CALLS], TOTAL);
+	assert_int_equal(stats.before[OVM_DYNO_CALLS], TOTAL);
+	assert_int_equal(stats.after[OVM_DYNO_INDIRECT_CALLS], TOTAL - HITS);
+	assert_int_equal(stats.after[OVM_DYNO_CALLS], TOTAL);
+	assert_int_equal(stats.after[OVM_DYNO_COND], TOTAL);
+	assert_int_equal(stats.after[OVM_DYNO_COND_TAKEN], TOTAL - HITS);
+	assert_int_equal(stats.after[OVM_DYNO_UNCOND] - stats.entries, TOTAL - HITS);
+	counted_fini(&f);
+}
+
 /* --- threads that are moved
  * -----------------------------------------------------------------------------------------
  */
@@ -354,6 +374,7 @@ int main(void)
 	    cmocka_unit_test(registers_are_kept),
 	    cmocka_unit_test(only_likely_ones),
 	    cmocka_unit_test(not_when_counting),
+	    cmocka_unit_test(is_counted_in_stats),
 	    cmocka_unit_test(moves_threads),
 	    cmocka_unit_test(bits),
 	    cmocka_unit_test(maps),
