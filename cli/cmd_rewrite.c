@@ -21,6 +21,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 	bool uniform = ovm_option_given(opts, OVM_OPT_UNIFORM);
 	job->out = opts->value[OVM_OPT_OUTPUT];
 	job->force = ovm_option_given(opts, OVM_OPT_FORCE);
+	job->debug = ovm_option_given(opts, OVM_OPT_DEBUG);
 	if (ovm_option_given(opts, OVM_OPT_DIR))
 		return ovm_fail(ctx, OVM_E_USAGE, "rewrite: -d DIR goes with --all");
 	if (!opts->n_words)
@@ -118,7 +119,11 @@ int ovm_rewrite_write(struct ovm_ctx *ctx, struct ovm_rewrite *job)
 			 likeliest_reason(ctx));
 	if (err)
 		return err;
+	const char *no_debug = job->debug ? ovm_elf_no_debug(ctx, job->image) : NULL;
+	if (no_debug)
+		ovm_warning(ctx, "%s: --debug adds nothing: %s", job->in, no_debug);
 	struct ovm_elf_opts elf = {.force = job->force,
+				   .debug = job->debug,
 				   .profile_hash = job->hash[0] ? job->hash : NULL,
 				   .from_memory = job->rewritten};
 	return ovm_elf_write(ctx, job->image, &job->engine.regions, &job->engine.overlay, &elf,

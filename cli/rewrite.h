@@ -16,6 +16,7 @@ struct ovm_rewrite {
 	struct ovm_engine_opts engine_opts;
 	struct ovm_engine engine;
 	bool force;
+	bool debug; /* source lines for the copies */
 	double start;
 };
 

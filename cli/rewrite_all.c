@@ -157,6 +157,7 @@ static int rewrite_file(struct ovm_ctx *ctx, struct set *set, struct file *file,
 	if (err || !job->module)
 		return err ? err : skip(ctx, "no samples");
 	job->force = ovm_option_given(set->opts, OVM_OPT_FORCE);
+	job->debug = ovm_option_given(set->opts, OVM_OPT_DEBUG);
 	job->engine_opts = set->engine_opts;
 	file->name = ovm_strdup(name);
 	char *out = ovm_asprintf("%s/%s", set->dir, name);

@@ -53,6 +53,7 @@ struct ovm_elf_plan {
 	uint64_t table_end;   /* GROW: end of the bytes behind e_phoff that are rewritten */
 	struct ovm_elf_move moves[OVM_ELF_MAX_MOVES];
 	uint32_t n_moves;
+	bool debug; /* source lines for the copies; set by ovm_elf_compose */
 };
 
 int ovm_elf_view_init(struct ovm_ctx *ctx, const struct ovm_image *image,
@@ -148,6 +149,18 @@ void ovm_elf_table_place(const struct ovm_elf_table *table, Elf64_Shdr *sh, size
 /* The move that took section @sh along, NULL if it stays. */
 const struct ovm_elf_move *ovm_elf_move_of(const struct ovm_elf_plan *plan, const Elf64_Shdr *sh);
 
+/* The input's PROGBITS section of this name in @shdrs (its own, or the new table's before the next
+ * add), NULL if there is none. */
+Elf64_Shdr *ovm_elf_section_named(const struct ovm_elf_view *view, Elf64_Shdr *shdrs,
+				  const char *name);
+
+/* elf_debug_line.c: DWARF units and line tables for the copies, from those of the input. Nothing if
+ * something is missing; then the other says what, else NULL. */
+void ovm_elf_debug_lines(const struct ovm_image *image, const struct ovm_elf_view *view,
+			 const struct ovm_regions *regions, const struct ovm_overlay *overlay,
+			 struct ovm_elf_table *table);
+const char *ovm_elf_debug_lines_missing(const struct ovm_elf_view *view);
+
 /* elf_symbols.c: .symtab and .strtab with names for the copies; @text: section index of their
  * code. */
 void ovm_elf_symbols(const struct ovm_image *image, const struct ovm_elf_view *view,
@@ -179,7 +192,7 @@ struct ovm_elf_output { /* a whole new file, but for what is copied from the inp
  * case. */
 int ovm_elf_compose(struct ovm_ctx *ctx, const struct ovm_image *image,
 		    const struct ovm_regions *regions, const struct ovm_overlay *overlay,
-		    const char *profile_hash, struct ovm_elf_output *out);
+		    const struct ovm_elf_opts *opts, struct ovm_elf_output *out);
 void ovm_elf_output_fini(struct ovm_elf_output *out);
 
 /* elf_file.c: make the file @path whole or not at all, with the mode of @like but set-id bits.

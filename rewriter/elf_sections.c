@@ -6,7 +6,7 @@
  *
  *   .optvm.pad .note.optvm (moved: .interp ...) .optvm.text .optvm.rodata .optvm.lsda
  *   .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.map .optvm.undo
- *   not loaded: .debug_frame (.symtab .strtab)
+ *   not loaded: .debug_frame (.symtab .strtab), with --debug the other .debug_*
  *
  * The merged table takes the name .eh_frame_hdr (perf looks it up by name), the old one becomes
  * .optvm.org.eh_frame_hdr.
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEW_SECTIONS = 16 };
+enum { NEW_SECTIONS = 24 };
 
 static uint64_t natural_align(uint64_t x, uint64_t max)
 {
@@ -124,18 +124,17 @@ void ovm_elf_table_place(const struct ovm_elf_table *table, Elf64_Shdr *sh, size
 	sh->sh_size = table->out->n - start;
 }
 
-/* The section of this name in the input, NULL if there is none. Valid until the next add. */
-static Elf64_Shdr *section_named(const struct ovm_elf_view *view, const struct ovm_elf_table *table,
-				 const char *name)
+Elf64_Shdr *ovm_elf_section_named(const struct ovm_elf_view *view, Elf64_Shdr *shdrs,
+				  const char *name)
 {
 	const Elf64_Shdr *names = &view->shdrs[view->ehdr.e_shstrndx];
 	size_t size = strlen(name) + 1;
 	for (uint32_t i = 1; i < view->n_shdrs; i++) {
-		uint64_t off = table->v[i].sh_name;
-		if (table->v[i].sh_type == SHT_PROGBITS && off < names->sh_size &&
+		uint64_t off = shdrs[i].sh_name;
+		if (shdrs[i].sh_type == SHT_PROGBITS && off < names->sh_size &&
 		    names->sh_size - off >= size &&
 		    !memcmp(view->bytes + names->sh_offset + off, name, size))
-			return &table->v[i];
+			return &shdrs[i];
 	}
 	return NULL;
 }
@@ -144,7 +143,7 @@ static Elf64_Shdr *section_named(const struct ovm_elf_view *view, const struct o
 static void put_debug_frame(const struct ovm_elf_view *view, const struct ovm_overlay *overlay,
 			    struct ovm_elf_table *table)
 {
-	Elf64_Shdr *sh = section_named(view, table, ".debug_frame");
+	Elf64_Shdr *sh = ovm_elf_section_named(view, table->v, ".debug_frame");
 	if (!overlay->fdes.n || (sh && ((sh->sh_flags & SHF_COMPRESSED) || sh->sh_size % 4)))
 		return;
 	size_t start = ovm_elf_table_start(table, 8);
@@ -187,6 +186,8 @@ void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *
 		   segment->undo_size);
 
 	put_debug_frame(view, overlay, &table);
+	if (plan->debug)
+		ovm_elf_debug_lines(image, view, regions, overlay, &table);
 	ovm_elf_symbols(image, view, plan, regions, overlay, text, &table);
 	size_t start = out->n;
 	ovm_buf_put(out, table.names.v, table.names.n);

@@ -174,7 +174,8 @@ static void put_note(const struct ovm_image *image, const struct ovm_elf_plan *p
 {
 	struct ovm_note note = {
 	    .version = OVM_NOTE_VERSION,
-	    .how = plan->how,
+	    .how = (uint16_t)plan->how,
+	    .flags = plan->debug ? OVM_NOTE_DEBUG : 0,
 	    .original_size = image->size,
 	    .overlay = overlay->base.v,
 	    .overlay_size = overlay->size,

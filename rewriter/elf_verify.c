@@ -330,8 +330,9 @@ static int compare(struct verify *v)
 {
 	char hash[sizeof(v->note.profile_hash) + 1] = "";
 	memcpy(hash, v->note.profile_hash, sizeof(v->note.profile_hash));
-	int err = ovm_elf_compose(v->ctx, v->in, &v->regions, &v->overlay, hash[0] ? hash : NULL,
-				  &v->due);
+	const struct ovm_elf_opts opts = {.profile_hash = hash[0] ? hash : NULL,
+					  .debug = v->note.flags & OVM_NOTE_DEBUG};
+	int err = ovm_elf_compose(v->ctx, v->in, &v->regions, &v->overlay, &opts, &v->due);
 	if (err)
 		return no(v, OVM_VERIFY_BYTES, "%s", v->ctx->msg);
 	return is_made_anew(v) ? compare_loaded(v) : compare_all(v);

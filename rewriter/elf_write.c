@@ -155,13 +155,14 @@ static int compose(struct ovm_ctx *ctx, const struct ovm_regions *regions, const
 
 int ovm_elf_compose(struct ovm_ctx *ctx, const struct ovm_image *image,
 		    const struct ovm_regions *regions, const struct ovm_overlay *overlay,
-		    const char *profile_hash, struct ovm_elf_output *out)
+		    const struct ovm_elf_opts *opts, struct ovm_elf_output *out)
 {
 	*out = (struct ovm_elf_output){.image = image, .overlay = overlay};
 	int err = ovm_elf_view_init(ctx, image, &out->view);
 	if (!err)
 		err = ovm_elf_plan_make(ctx, image, &out->view, &out->plan);
-	return err ? err : compose(ctx, regions, profile_hash, out);
+	out->plan.debug = opts->debug;
+	return err ? err : compose(ctx, regions, opts->profile_hash, out);
 }
 
 void ovm_elf_output_fini(struct ovm_elf_output *out)
@@ -249,13 +250,22 @@ static int fill(struct ovm_ctx *ctx, void *arg, int in, int fd)
 	return ok ? 0 : ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot write %s", filling->path);
 }
 
+const char *ovm_elf_no_debug(struct ovm_ctx *ctx, const struct ovm_image *image)
+{
+	struct ovm_elf_view view;
+	const char *why = ovm_elf_view_init(ctx, image, &view) ? "it cannot be read"
+							       : ovm_elf_debug_lines_missing(&view);
+	ovm_elf_view_fini(&view);
+	return why;
+}
+
 int ovm_elf_write(struct ovm_ctx *ctx, const struct ovm_image *image,
 		  const struct ovm_regions *regions, const struct ovm_overlay *overlay,
 		  const struct ovm_elf_opts *opts, const char *path)
 {
 	struct ovm_elf_output output;
 	struct filling filling = {&output, opts->from_memory, path};
-	int err = ovm_elf_compose(ctx, image, regions, overlay, opts->profile_hash, &output);
+	int err = ovm_elf_compose(ctx, image, regions, overlay, opts, &output);
 	if (!err)
 		err = ovm_elf_save(ctx, image->path, path, opts->force, fill, &filling);
 	ovm_elf_output_fini(&output);

@@ -20,10 +20,12 @@
 
 #define OVM_NOTE_OWNER "optvm"
 enum { OVM_NOTE_TYPE = 1, OVM_NOTE_VERSION = 2 };
+enum { OVM_NOTE_DEBUG = 1 << 0 }; /* has source lines for the copies */
 
 struct ovm_note { /* little-endian, as laid out here */
 	uint32_t version;     /* OVM_NOTE_VERSION */
-	uint32_t how;         /* where the program header came from, for people */
+	uint16_t how;         /* where the program header came from, for people */
+	uint16_t flags;       /* OVM_NOTE_DEBUG */
 	uint64_t original_size;
 	uint64_t overlay, overlay_size; /* link-time address, bytes */
 	uint64_t undo, undo_size;
@@ -46,8 +48,12 @@ int ovm_elf_plan(struct ovm_ctx *ctx, const struct ovm_image *image, ovm_va *bas
 struct ovm_elf_opts {
 	bool force;                /* overwrite an existing output */
 	const char *profile_hash;  /* for the note, may be NULL */
+	bool debug;                /* add source lines and functions of the copies to the DWARF */
 	bool from_memory;          /* image->path is not the input itself, only gives its mode: copy image->bytes */
 };
+
+/* Why opts.debug adds nothing to a rewritten @image, NULL if it does. */
+const char *ovm_elf_no_debug(struct ovm_ctx *ctx, const struct ovm_image *image);
 
 /* Write @path: temporary in the same folder, fsync, rename; input's mode minus set-id bits; never over the input.
  * @overlay was built for the planned base. Changes the build-id, merges .eh_frame_hdr, adds sections and symbols when the input has

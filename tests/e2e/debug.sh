@@ -3,7 +3,7 @@
 # names them; and `optvm dump map` with the original's line numbers tells the same source lines as gdb tells of the original.
 set -u
 : "${OPTVM:?path of the tool}"
-for tool in gcc gdb addr2line eu-stack strip; do
+for tool in gcc gdb addr2line eu-stack strip llvm-dwarfdump; do
 	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
 done
 dir=$(mktemp -d)
@@ -112,6 +112,60 @@ check_kind lld -fuse-ld=lld
 "$OPTVM" dump map in 2>/dev/null
 [ $? = 3 ] || fail "dump map of a file that was not rewritten: not 3"
 
+# --debug: every copied instruction has the line of its original; breakpoints at lines; the same frames; nothing new to complain of
+verify_dwarf() { # what is wrong with it, by LLVM, which hangs on some of gcc's location lists
+	timeout 5 llvm-dwarfdump --verify "$1" >verified 2>&1
+	[ $? != 124 ] || return 1
+	grep -iE 'error|warning' verified | grep -v '^No errors' | sort
+}
+check_lines() { # NAME COMPILER FLAGS...
+	local name=$1 want n
+	shift
+	"$@" -g p.c -o in && "$OPTVM" rewrite -q in --uniform --debug -f -o out || { fail "$name, lines: rewrite"; return; }
+	"$OPTVM" verify -q in out || fail "$name, lines: verify"
+	[ "$(./in)" = "$(./out)" ] || fail "$name, lines: output differs"
+	"$OPTVM" dump map out | awk '$NF != "added" {print $1, $3}' >map
+	cut -d' ' -f1 map | addr2line -e out >new
+	cut -d' ' -f2 map | addr2line -e in >old
+	sed -i 's/ (discriminator.*//' old new
+	n=$(grep -c 'p\.c:[1-9]' old)
+	[ "$n" -ge 40 ] || fail "$name, lines: only $n instructions of p.c are copied"
+	paste -d' ' map old new | awk '$3 != $4 && $3 ~ /p\.c:/' >differ # the rest is ?? in both
+	[ -s differ ] && { fail "$name, lines: differ"; head -3 differ; }
+	want=$(DIE=1 debug -ex run -ex bt ./in | lines)
+	[ "$(DIE=1 debug -ex run -ex bt ./out | lines)" = "$want" ] || fail "$name, lines: gdb sees other lines than $want"
+	debug -ex 'break p.c:14' -ex run -ex 'info symbol $pc' -ex bt ./out >log
+	grep -q ' in section .optvm.text' log && [ "$(frames <log)" = "middle main " ] ||
+		{ fail "$name: break p.c:14 does not stop in the copy"; cat log; }
+	if verify_dwarf in >old; then
+		verify_dwarf out >new && cmp -s old new || { fail "$name, lines: llvm-dwarfdump"; diff old new; }
+	else
+		echo "note: $name: llvm-dwarfdump --verify does not end on the original"
+	fi
+	eu-elflint --gnu-ld in >old 2>&1
+	eu-elflint --gnu-ld out 2>&1 | grep -vE "owner name 'optvm'|No errors" | grep -vxFf old && fail "$name, lines: elflint"
+	readelf -wlriaR out 2>&1 >/dev/null | grep -i warning && fail "$name, lines: readelf"
+	# and in a file of their own, found by .gnu_debuglink
+	objcopy --only-keep-debug out out.debug && strip -o alone out && objcopy --add-gnu-debuglink=out.debug alone
+	debug -ex 'break p.c:14' -ex run -ex 'info symbol $pc' -ex bt ./alone >log
+	grep -q ' in section .optvm.text' log && [ "$(frames <log)" = "middle main " ] ||
+		{ fail "$name: with the debug file break p.c:14 does not stop in the copy"; cat log; }
+}
+check_lines gcc gcc -O2
+check_lines gcc-O0 gcc -O0
+check_lines dwarf-4 gcc -O2 -gdwarf-4 -ffunction-sections -Wl,--gc-sections
+check_lines no-pie gcc -O2 -no-pie
+for clang in clang clang-14 clang-19; do
+	command -v $clang >/dev/null || continue
+	check_lines $clang $clang -O2
+	check_lines $clang-dwarf-4 $clang -O2 -gdwarf-4
+	break
+done
+check_lines lld gcc -O2 -fuse-ld=lld -ggnu-pubnames -Wl,--gdb-index
+gcc -O2 -g -gz p.c -o in && "$OPTVM" rewrite in --uniform --debug -f -o out 2>log && grep -q 'is compressed' log && "$OPTVM" verify -q in out ||
+	fail "compressed DWARF: no warning"
+gcc -O2 p.c -o in && "$OPTVM" rewrite in --uniform --debug -f -o out 2>log && grep -q 'no DWARF line table' log || fail "no DWARF: no warning"
+
 # names of C++; of a stripped library what it exports
 cat >q.cc <<'EOQ'
 #include <cstdio>
@@ -137,6 +191,10 @@ for name in 'space::box<int>::grow' 'space::fill' 'filled'; do
 done
 g++ -O2 -shared -fPIC q.cc -o libq.so && g++ r.cc -o user -L. -lq -Wl,-rpath,"$dir" && strip libq.so && mv libq.so q.so &&
 	"$OPTVM" rewrite -q q.so --uniform -f -o libq.so || fail "library: rewrite"
+g++ -O2 -g -fno-inline q.cc r.cc -o plain && "$OPTVM" rewrite -q plain --uniform --debug -f -o out || fail "C++: rewrite --debug"
+debug -ex 'break space::box<int>::grow' -ex run -ex 'info symbol $pc' -ex bt ./out >log
+grep -q ' in section .optvm.text' log && [ "$(sed -n 's/^#.* at \([qr]\.cc:[0-9]*\)$/\1/p' log | tr '\n' ' ')" = "q.cc:5 q.cc:10 q.cc:14 " ] ||
+	{ fail "C++: frames"; cat log; }
 debug -ex 'set breakpoint pending on' -ex 'break space::fill' -ex run -ex 'info symbol $pc' ./user >log
 grep -q ' in section .optvm.text' log || { fail "library: break space::fill does not stop in the copy"; cat log; }
 
