@@ -244,8 +244,7 @@ static bool loads_entry(const uint8_t *p, const struct ovm_check_insn *insn, uns
 		prefixes--;
 	}
 	if (insn->kind == OVM_INSN_JMP_IND)
-		return p[op] == 0xff && entry_size == 8 &&
-		       (!prefixes || (prefixes == 1 && p[0] == 0x3e));
+		return entry_size == 8 && (!prefixes || (prefixes == 1 && p[0] == 0x3e));
 	if (prefixes)
 		return false;
 	return entry_size == 4 ? p[op] == (rex_w ? 0x63 : 0x8b)

@@ -319,9 +319,11 @@ static bool types_equal(const struct unwind *u, const struct lsda_reader *r)
 	for (uint32_t i = 0; i < old->types.n; i++) {
 		const uint8_t *p = r->type_base - (size_t)(i + 1) * size;
 		uint64_t value;
-		if (!ovm_cfi_read_encoded(&p, r->type_base, r->type_enc, va_of(u, p), ovm_va_of(0),
-					  &value) ||
-		    value != old->types.v[i].v)
+		/* as it was of the original's, in the same form */
+		bool is_read = ovm_cfi_read_encoded(&p, r->type_base, r->type_enc, va_of(u, p),
+						    ovm_va_of(0), &value);
+		OVM_ASSERT(is_read);
+		if (value != old->types.v[i].v)
 			return false;
 		if (value && !(r->type_enc & 0x70) && u->check->image->is_dyn)
 			return false; /* absolute, and nobody relocates it */
@@ -542,7 +544,7 @@ static bool check_insn(struct unwind *u, const struct ovm_map_entry *entry)
 static bool check_jump(struct unwind *u, const struct ovm_map_entry *entry)
 {
 	const struct new_fde *fde = u->fde < u->fdes.n ? &u->fdes.v[u->fde] : NULL;
-	if (!fde || !u->new_spans.n || entry->off < fde->off ||
+	if (!fde || !u->new_spans.n || /* and it does not begin before */
 	    entry->off + entry->new_len > fde->off + fde->size || !in_region(u, entry->old))
 		return true;
 	if (!rows_equal(u, (uint32_t)(entry->old.v - u->check->regions->v.v[u->region].lo.v),

@@ -300,6 +300,8 @@ static void test_same_load(void **state)
 	    {"ff 14 c2", "ff 94 c2 00 01 00 00", 0x100, 8, false}, /* a call */
 	    {"64 48 8b 04 c2", "64 48 8b 84 c2 00 01 00 00", 0x100, 8, false},
 	    {"64 8b 04 c2", "64 8b 84 c2 00 01 00 00", 0x100, 4, false},
+	    {"48 8b 47 00", "48 8b 07", 0, 8, true},
+	    {"8b 44 82 00", "8b 04 82", 0, 4, true},
 	    /* another register, base, index, or form */
 	    {"48 63 04 82", "48 63 8c 82 00 01 00 00", 0x100, 4, false},
 	    {"48 63 04 82", "48 63 84 83 00 01 00 00", 0x100, 4, false},

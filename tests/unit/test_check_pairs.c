@@ -393,6 +393,42 @@ static void test_behind_counters(void **state)
 	expect("a jump that was added goes elsewhere");
 }
 
+/* Segments and overlays of no bytes overlap nothing. */
+static void test_counters_and_nothing(void **state)
+{
+	(void)state;
+	begin();
+	it.overlay.counters = ovm_va_of(COUNTERS);
+	it.overlay.n_counters = 1;
+	it.segment.lo = it.segment.hi = it.overlay.counters;
+	expect(NULL);
+	it.segment.hi.v++;
+	expect("counters inside the image");
+}
+
+/* What stands before an exit must be the copy of a call, right before it. */
+static void test_exits(void **state)
+{
+	(void)state;
+	begin();
+	old(0, "e8 0b 00 00 00");
+	branch(0, "e8", OLD + 0x10);
+	new (5, "90 0f 1f 44 00 00");
+	branch(11, "e9", OLD + 5);
+	entry(0, 0, 5, 5, CALL);
+	entry(6, 5, 5, 0, PAD | OVM_MAP_EXIT);
+	expect("an exit behind no call");
+	new (5, "0f 1f 44 00 00");
+	branch(10, "e9", OLD + 5);
+	it.entries[1].off = 5;
+	expect(NULL);
+	branch(0, "e9", OLD); /* a jump of ours that says it is a call */
+	it.entries[0].old_len = 0;
+	it.entries[0].flags = CALL | SYNTH;
+	it.entries[1].old.v = OLD;
+	expect("an exit behind no call");
+}
+
 /* More counters in a row than anyone looks through: on foot then. */
 static void test_many_counters(void **state)
 {
@@ -516,14 +552,24 @@ static void test_wide_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_plain),	   cmocka_unit_test(test_jumps),
-	    cmocka_unit_test(test_conditions),	   cmocka_unit_test(test_lock),
-	    cmocka_unit_test(test_calls),	   cmocka_unit_test(test_calls_of_stubs),
-	    cmocka_unit_test(test_promoted_calls), cmocka_unit_test(test_promoted_calls_alone),
-	    cmocka_unit_test(test_added_jumps),	   cmocka_unit_test(test_padding),
-	    cmocka_unit_test(test_bad_padding),	   cmocka_unit_test(test_behind_counters),
-	    cmocka_unit_test(test_many_counters),  cmocka_unit_test(test_map_order),
-	    cmocka_unit_test(test_tables),	   cmocka_unit_test(test_wide_tables),
+	    cmocka_unit_test(test_plain),
+	    cmocka_unit_test(test_jumps),
+	    cmocka_unit_test(test_conditions),
+	    cmocka_unit_test(test_lock),
+	    cmocka_unit_test(test_calls),
+	    cmocka_unit_test(test_calls_of_stubs),
+	    cmocka_unit_test(test_promoted_calls),
+	    cmocka_unit_test(test_promoted_calls_alone),
+	    cmocka_unit_test(test_added_jumps),
+	    cmocka_unit_test(test_padding),
+	    cmocka_unit_test(test_bad_padding),
+	    cmocka_unit_test(test_behind_counters),
+	    cmocka_unit_test(test_many_counters),
+	    cmocka_unit_test(test_map_order),
+	    cmocka_unit_test(test_tables),
+	    cmocka_unit_test(test_wide_tables),
+	    cmocka_unit_test(test_counters_and_nothing),
+	    cmocka_unit_test(test_exits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

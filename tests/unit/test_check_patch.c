@@ -224,6 +224,8 @@ static void test_landing_pads(void **state)
 	with_pad(0x20);
 	old(LSDA, "ff ff 01 08 00 20 20 00 20 20 04 00");
 	expect("a patch over a landing pad");
+	old(LSDA, "ff ff 01 08 00 20 03 00 20 20 20 00"); /* the first one */
+	expect("a patch over a landing pad");
 }
 
 int main(void)

@@ -377,6 +377,11 @@ static void test_fde(void **state)
 	it.new[at + 12] = 0x70;
 	expect("a record of .eh_frame cannot be read");
 	set_up();
+	u.fde_cut = 13; /* a length that does not end */
+	write_frames();
+	it.new[at + 12] = 0x80;
+	expect("a record of .eh_frame cannot be read");
+	set_up();
 	u.prog = "3f";
 	write_frames();
 	expect("unwind rows cannot be read");
@@ -905,6 +910,14 @@ static void test_jumps(void **state)
 	set_up();
 	u.size = 7; /* the jump ends behind the FDE */
 	write_frames();
+	proved();
+	/* nothing but a jump, and no FDE */
+	set_up();
+	it.entries[0] = it.entries[3];
+	it.overlay.map.v.n = 1;
+	u.n_fdes = 0;
+	cursor = EH;
+	end_frames();
 	proved();
 	/* jumps before all FDEs, as the first of one, and behind the last */
 	set_up();
