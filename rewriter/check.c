@@ -599,7 +599,7 @@ static bool index_map(struct ovm_check *check)
 			return ovm_check_no(check, entry->old, entry->off,
 					    "the map is out of order");
 		end = (uint64_t)entry->off + entry->new_len;
-		for (; filled < n && (uint64_t)filled * BUCKET <= entry->off; filled++)
+		for (; (uint64_t)filled * BUCKET <= entry->off; filled++) /* which is below n */
 			check->bucket[filled] = i;
 	}
 	for (; filled < n; filled++)

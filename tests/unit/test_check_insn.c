@@ -317,6 +317,8 @@ static void test_same_load(void **state)
 	    {"c3", "90", 0, 4, false},
 	    /* an index and no base: the address is the displacement, and must not turn negative */
 	    {"8b 04 8d 00 10 00 00", "8b 04 8d 00 11 00 00", 0x100, 4, true},
+	    {"8b 04 8d 00 00 00 00", "8b 04 8d 00 01 00 00", 0x100, 4, true},
+	    {"8b 04 8d 00 01 00 00", "8b 04 8d 00 00 00 00", -0x100, 4, true},
 	    {"8b 04 8d 00 10 00 00", "8b 04 8d 00 00 00 80", -0x80001000LL, 4, false},
 	    {"8b 04 8d 00 00 00 80", "8b 04 8d 00 10 00 00", 0x80001000LL, 4, false},
 	    {"8b 04 8d 00 10 00 00", "8b 84 8d 00 11 00 00", 0x100, 4, false}, /* rbp is added */

@@ -54,6 +54,15 @@ static void test_jumps(void **state)
 	expect(NULL);
 	branch(0, "e9", OLD + SIZE + 1);
 	expect("a jump goes elsewhere");
+	begin(); /* past a jump, to the copy of where that leads */
+	old(0, "eb 0e");
+	old(0x10, "eb 0e");
+	branch(0, "e9", NEW + 0x10);
+	entry(0, 0, 5, 2, 0);
+	entry(0x10, 0x20, 1, 1, 0);
+	expect(NULL);
+	it.entries[1].old.v++;
+	expect("a jump goes elsewhere");
 	branch(0, "eb", 0);
 	new (0, "ff e0");
 	it.entries[0].new_len = 2;
@@ -404,6 +413,13 @@ static void test_counters_and_nothing(void **state)
 	expect(NULL);
 	it.segment.hi.v++;
 	expect("counters inside the image");
+	it.segment = (struct ovm_segment){
+	    {COUNTERS + 8}, {COUNTERS + 0x1000}, {0}, SIZE, PF_R | PF_X}; /* right behind */
+	expect(NULL);
+	it.segment.lo.v--;
+	expect("counters inside the image");
+	it.segment = (struct ovm_segment){{OLD}, {COUNTERS}, {0}, SIZE, PF_R | PF_X};
+	expect(NULL);
 }
 
 /* What stands before an exit must be the copy of a call, right before it. */
@@ -427,6 +443,47 @@ static void test_exits(void **state)
 	it.entries[0].flags = CALL | SYNTH;
 	it.entries[1].old.v = OLD;
 	expect("an exit behind no call");
+}
+
+/* What lies behind the map's end is not believed, nor what stands in it but somewhere else. */
+static void test_neighbours(void **state)
+{
+	(void)state;
+	begin();
+	old(0, "31 c0");
+	new (0, "31 c0");
+	entry(0, 0, 2, 2, 0);
+	entry(2, 2, 1, 1, 0);
+	expect(NULL);
+	it.overlay.map.v.n = 1;
+	expect("continues elsewhere");
+	it.overlay.map.v.n = 2;
+	it.entries[1].off = 0x10; /* the copy of what is due, but not here */
+	expect("continues elsewhere");
+	begin();
+	it.overlay.counters = ovm_va_of(COUNTERS);
+	it.overlay.n_counters = 1;
+	branch(0, "48 ff 05", COUNTERS);
+	entry(0, 0, 7, 0, SYNTH | OVM_MAP_COUNT);
+	entry(7, 0, 1, 1, 0);
+	expect(NULL);
+	it.overlay.map.v.n = 1;
+	expect("a counter leads elsewhere");
+}
+
+/* The code ends where the later of both sections does. */
+static void test_cold_code(void **state)
+{
+	(void)state;
+	begin();
+	it.overlay.sections[OVM_SECTION_HOT] = (struct ovm_section){0, 0x40};
+	it.overlay.sections[OVM_SECTION_COLD] = (struct ovm_section){0x40, 0x40};
+	entry(0x7f, 0, 1, 1, 0);
+	expect(NULL);
+	it.overlay.sections[OVM_SECTION_COLD].size--;
+	expect("the map is out of order");
+	it.overlay.sections[OVM_SECTION_HOT].size = 0x80;
+	expect(NULL);
 }
 
 /* More counters in a row than anyone looks through: on foot then. */
@@ -518,10 +575,42 @@ static void test_tables(void **state)
 	ovm_put32(it.old + 0x84, (uint32_t)(OLD + 0x20 - BASE));
 	ovm_put32(it.new + AT + 4, (uint32_t)(OLD + 0x30 - BASE));
 	expect(NULL);
+	memcpy(it.new + NEW_SIZE - 8, it.new + AT, 8); /* up to the last byte */
+	it.tables[0].new_off = NEW_SIZE - 8;
+	expect(NULL);
+	it.tables[0].new_off = NEW_SIZE - 7;
+	expect("a table outside its memory");
 	it.tables[0].entry_size = 3;
 	expect("a table of unknown shape");
 	it.tables[0] = (struct ovm_table_copy){.old_table = {BASE}, .new_off = AT, .entry_size = 4};
 	expect("a table of unknown shape");
+}
+
+/* An instruction may be another only where a table is claimed for it. */
+static void test_table_loads(void **state)
+{
+	(void)state;
+	begin();
+	old(0, "48 63 04 82");
+	new (0, "48 63 84 82 80 08 00 00");
+	branch(8, "e9", OLD + 4);
+	entry(0, 0, 8, 4, 0);
+	memset(it.old + 0x80, 0, 4);
+	memset(it.new + CODE_END, 0, 4);
+	table(CODE_END, 4, 1, OLD + 0x80);
+	it.tables[0].old_load.v = OLD;
+	ovm_put32(it.new + 4, NEW + CODE_END - (OLD + 0x80));
+	expect(NULL);
+	it.tables[0].old_load.v = OLD + 1; /* of the instruction behind */
+	expect("instructions differ");
+	it.overlay.tables.n = 0;
+	expect("instructions differ");
+	table(CODE_END, 4, 1, OLD + 0x80);
+	table(CODE_END, 4, 1, OLD + 0x84); /* the second of two claims */
+	it.tables[0].old_load.v = it.tables[1].old_load.v = OLD;
+	it.tables[0].old_table.v = OLD + 0x88;
+	memset(it.old + 0x88, 0, 4);
+	expect(NULL);
 }
 
 static void test_wide_tables(void **state)
@@ -564,12 +653,15 @@ int main(void)
 	    cmocka_unit_test(test_padding),
 	    cmocka_unit_test(test_bad_padding),
 	    cmocka_unit_test(test_behind_counters),
+	    cmocka_unit_test(test_neighbours),
+	    cmocka_unit_test(test_cold_code),
+	    cmocka_unit_test(test_counters_and_nothing),
+	    cmocka_unit_test(test_exits),
 	    cmocka_unit_test(test_many_counters),
 	    cmocka_unit_test(test_map_order),
 	    cmocka_unit_test(test_tables),
 	    cmocka_unit_test(test_wide_tables),
-	    cmocka_unit_test(test_counters_and_nothing),
-	    cmocka_unit_test(test_exits),
+	    cmocka_unit_test(test_table_loads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

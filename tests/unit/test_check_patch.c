@@ -68,6 +68,8 @@ static void test_order(void **state)
 	expect("patches overlap or are out of order");
 	patches[1].at.v += 4;
 	expect("patches overlap or are out of order");
+	patches[1].at.v = AT + LEN; /* side by side */
+	expect("a patch of other bytes");
 	patches[1].at.v = AT - 8;
 	expect("patches overlap or are out of order");
 	patches[0].len = 6;
@@ -163,6 +165,8 @@ static void test_branches(void **state)
 	old(0x10, "e8 f0 ff ff ff"); /* + 5: behind it */
 	expect(NULL);
 	old(0x10, "48 8d 05 ea ff ff ff"); /* lea: no branch, xref.c's to find */
+	expect(NULL);
+	old(0x40, "06"); /* not of this region */
 	expect(NULL);
 	old(0x10, "06");
 	expect("a patched region does not decode");

@@ -734,6 +734,8 @@ static void test_actions(void **state)
 	it.new[LSDA + 24] = 2;
 	expect("exception types differ");
 	it.new[LSDA + 24] = 1;
+	it.overlay.sections[OVM_SECTION_LSDA].size = 26; /* the list ends the section */
+	proved();
 	it.overlay.sections[OVM_SECTION_LSDA].size = 25; /* ends inside the list */
 	expect("exception types differ");
 	it.overlay.sections[OVM_SECTION_LSDA].size = 24;
@@ -749,6 +751,8 @@ static void test_actions(void **state)
 	it.overlay.sections[OVM_SECTION_LSDA].size = 19; /* ends inside the actions */
 	expect("exception tables cannot be read");
 	with_types(0xff, 0, "00 00", "");
+	it.overlay.sections[OVM_SECTION_LSDA].size = 19;
+	proved();
 	it.overlay.sections[OVM_SECTION_LSDA].size = 17;
 	expect("exception types differ");
 }
