@@ -5,8 +5,9 @@
  *      group g: hot g1 g2    | cold g3                └─ hot, region order ─┘└ cold ┘
  *
  * Blocks that never ran cost no cache line between those that did, and all cold parts together
- * stand behind the last hot one. Only the first hot block of a group is aligned; alignment inside
- * costs more room than it saves time.
+ * stand behind the last hot one. Only the first hot block of a group is aligned, and only where
+ * what begins with it would touch one line of the instruction cache more than it must; alignment
+ * inside costs more room than it saves time.
  */
 #include "analyzer/layout.h"
 #include "analyzer/exttsp.h"
@@ -174,16 +175,49 @@ static void add_scores(const struct ovm_cfg *cfg, struct group *group)
 	free(original);
 }
 
-static void push_slots(struct ovm_layout *layout, uint32_t idx, const struct group *group,
-		       uint32_t from, uint32_t to)
+static bool is_jump(const struct ovm_cfg *cfg, uint32_t from, uint32_t to)
+{
+	const struct ovm_block *block = &cfg->blocks[from];
+
+	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++)
+		if (cfg->edges[e].dst == to && cfg->edges[e].kind != OVM_EDGE_TABLE)
+			return true;
+	return false;
+}
+
+/* Bytes from the start of the group to the first block that none before it leads to. */
+static uint64_t straight_size(const struct ovm_cfg *cfg, const struct group *group)
+{
+	uint64_t size = 0;
+
+	for (uint32_t i = 0; i < group->n_hot; i++) {
+		const struct ovm_block *block = &cfg->blocks[group->order[i]];
+
+		if (i && !is_jump(cfg, group->order[i - 1], group->order[i]))
+			break;
+		size += block->hi.v - block->lo.v;
+	}
+	return size;
+}
+
+/* What begins with the entry shall touch no more lines of the instruction cache than it must, so
+ * it may start only so far into a line. */
+static void align_entry(const struct ovm_cfg *cfg, const struct group *group, struct ovm_slot *slot)
+{
+	uint64_t line = OVM_TUNE(LAYOUT_LINE);
+
+	slot->align = (uint16_t)line;
+	slot->max_pad = (uint16_t)((straight_size(cfg, group) + line - 1) % line);
+}
+
+static void push_slots(struct ovm_layout *layout, const struct ovm_cfg *cfg, uint32_t idx,
+		       const struct group *group, uint32_t from, uint32_t to)
 {
 	for (uint32_t i = from; i < to; i++) {
 		struct ovm_slot slot = {.cfg = idx, .block = group->order[i], .align = 1};
 
-		if (i == 0 && group->n_hot) {
-			slot.align = (uint16_t)OVM_TUNE(LAYOUT_ALIGN_ENTRY);
-			slot.max_pad = (uint16_t)OVM_TUNE(LAYOUT_PAD_ENTRY);
-		}
+		if (i == 0 && group->n_hot)
+			align_entry(cfg, group, &slot);
 		ovm_vec_push(&layout->slots, slot);
 	}
 }
@@ -271,12 +305,13 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 	}
 	for (uint32_t i = 0; i < o.n_ordered; i++)
 		if (is_worth[order[i]])
-			push_slots(&layout, order[i], &groups[order[i]], 0, groups[order[i]].n_hot);
+			push_slots(&layout, program->cfgs.v[order[i]], order[i], &groups[order[i]],
+				   0, groups[order[i]].n_hot);
 	layout.n_hot = layout.slots.n;
 	for (uint32_t i = 0; i < o.n_ordered; i++)
 		if (is_worth[order[i]])
-			push_slots(&layout, order[i], &groups[order[i]], groups[order[i]].n_hot,
-				   groups[order[i]].n);
+			push_slots(&layout, program->cfgs.v[order[i]], order[i], &groups[order[i]],
+				   groups[order[i]].n_hot, groups[order[i]].n);
 	for (uint32_t i = 0; i < n; i++)
 		free(groups[i].order);
 	free(is_worth);

@@ -1,22 +1,21 @@
 # a call between two copied regions goes to the copy; entries are patched where there is room
 # RUN: dump overlay %t
 # OUT: overlay base 0x401180 size 160 regions 2 blocks 2 insns 8
-# OUT: section hot +0x0 size 0x20
+# OUT: section hot +0x0 size 0x17
 # OUT: section eh_frame +0x40 size 0x44
 # OUT: section eh_frame_hdr +0x84 size 0x1c
-# OUT: patch 0x400174 _start -> +0x10
+# OUT: patch 0x400174 _start -> +0x7
 # OUT: patch 0x400184 h -> +0x0
 # OUT: fde +0x0..+0x7 region 0x400184
-# OUT: fde +0x10..+0x20 region 0x400174
+# OUT: fde +0x7..+0x17 region 0x400174
 # OUT: +0x000000 0x400184 ----- leal 0x1(%rdi), %eax
 # OUT: +0x000003 0x400187 ----- leal 0x1(%rax), %eax
 # OUT: +0x000006 0x40018a ----- retq
-# OUT: +0x000007 0x400174 ----p int3 filler
-# OUT: +0x000010 0x400174 ----- xorl %edi, %edi
-# OUT: +0x000012 0x400176 -c--- callq -0x17
-# OUT: +0x000017 0x40017b ----- movl $0x3c, %eax
-# OUT: +0x00001c 0x400180 --y-- syscall
-# OUT: +0x00001e 0x400182 ----- ud2
+# OUT: +0x000007 0x400174 ----- xorl %edi, %edi
+# OUT: +0x000009 0x400176 -c--- callq -0xe
+# OUT: +0x00000e 0x40017b ----- movl $0x3c, %eax
+# OUT: +0x000013 0x400180 --y-- syscall
+# OUT: +0x000015 0x400182 ----- ud2
 
 	.globl	_start, h
 	.type	_start, @function
