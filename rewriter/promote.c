@@ -35,6 +35,11 @@
  * of that call as of the original's); somebody enters at the direct call without the comparison
  * (the checker takes no such place for an arrival, the map gives none to threads and patches).
  *
+ * What it brings (one recording each, counts of optvm stats): jumps at original entries 3.9 M to 2.3 M
+ * and taken branches 22.9 M to 18.6 M in postgres, 1.30 M to 1.24 M and 24.0 M to 24.0 M in cc1plus;
+ * simulated misses of the instruction cache in libsqlite3 2.15 M to 1.81 M. Time did not change by
+ * more than the 1 to 3 % that could be measured, so it is not done unless asked for.
+ *
  * Limits: not in instrumented copies, which count what this needs to know; not for calls that end
  * their function; one comparison a call.
  */
@@ -57,16 +62,14 @@ enum {
 /* --- which calls, and where their slow ways stand
  * ------------------------------------------------------------- */
 
-static const struct ovm_insn *insn_of(const struct ovm_program *program,
-				      const struct ovm_promotion *p)
+static bool can_compare(const struct ovm_program *program, const struct ovm_promotion *p)
 {
-	return &program->cfgs.v[p->cfg]->insns[p->insn];
-}
-
-static bool can_compare(const struct ovm_image *image, const struct ovm_insn *insn)
-{
+	const struct ovm_insn *insn = &program->cfgs.v[p->cfg]->insns[p->insn];
 	struct ovm_operand op;
-	return ovm_operand_take(image, insn, &op) && !(image->is_dyn && ovm_operand_uses(&op, R11));
+	if (!ovm_operand_take(program->image, insn, &op))
+		return false;
+	return program->image->is_dyn ? !ovm_operand_uses(&op, R11)
+				      : program->regions->v.v[p->callee].lo.v <= INT32_MAX;
 }
 
 static bool is_warm(const struct ovm_promotion *p)
@@ -108,7 +111,7 @@ void ovm_promote_layout(const struct ovm_program *program, const struct ovm_layo
 	*out =
 	    (struct ovm_layout){.score = layout->score, .score_original = layout->score_original};
 	for (uint32_t i = 0; i < layout->promotions.n; i++)
-		if (can_compare(program->image, insn_of(program, &layout->promotions.v[i])))
+		if (can_compare(program, &layout->promotions.v[i]))
 			ovm_vec_push(&out->promotions, layout->promotions.v[i]);
 	bool *is_placed = ovm_alloc_array((size_t)out->promotions.n + 1, sizeof(*is_placed));
 	ovm_vec_reserve(&out->slots, layout->slots.n + out->promotions.n);
