@@ -40,7 +40,7 @@ static uint32_t first_entry(const struct ovm_map *map, uint32_t off)
 
 static bool is_copy(const struct ovm_map_entry *entry)
 {
-	return entry->new_len && !(entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD));
+	return entry->new_len && ovm_map_is_start(entry);
 }
 
 static int by_region(const void *a, const void *b)

@@ -141,10 +141,8 @@ static uint32_t put_functions(struct writer *w, const struct ovm_new_fde *fde,
 		inside |= image->symbols.v[i].va.v != region->lo.v;
 	for (; map < v->v.n && v->v.v[map].off < end; map++) {
 		const struct ovm_map_entry *entry = &v->v.v[map];
-		bool is_ours = entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD);
-		bool is_guarded = entry->flags & OVM_MAP_GUARD; /* begins with its guard */
-		if (has_more && entry->off >= fde->off && entry->new_len && is_ours == is_guarded &&
-		    (inside || entry->old.v == region->lo.v))
+		if (has_more && entry->off >= fde->off && entry->new_len &&
+		    ovm_map_is_start(entry) && (inside || entry->old.v == region->lo.v))
 			put_entries(w, entry->old, entry->off, end);
 	}
 	return map;

@@ -38,6 +38,13 @@ struct ovm_map_entry {
 	uint16_t flags;
 };
 
+/* What stands for an original instruction begins here: its copy, or the guard of the call that it is. */
+static inline bool ovm_map_is_start(const struct ovm_map_entry *entry)
+{
+	bool is_extra = entry->flags & (OVM_MAP_SYNTH | OVM_MAP_PAD);
+	return entry->flags & OVM_MAP_GUARD ? is_extra : !is_extra;
+}
+
 struct ovm_map {
 	OVM_VEC(struct ovm_map_entry) v; /* ascending off */
 	uint32_t *by_old;                /* [v.n]: indices sorted by (old, flags, off), SYNTH and PAD ones last */

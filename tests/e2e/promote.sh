@@ -24,7 +24,8 @@ one() {
 	n=$("$tool" dump layout ./x -p p.prof --passes=icp | grep -c '^promoted: ')
 	[ "$n" -ge "$at_least" ] || fail "$*: only $n calls are promoted"
 	[ "$("$tool" dump layout ./x -p p.prof --passes=-icp | grep -c '^promoted: ')" = 0 ] || fail "$*: -icp"
-	"$tool" rewrite -q ./x -p p.prof --passes=icp,-worth -f -o y || { fail "$*: rewrite"; return; }
+	# shellcheck disable=SC2086
+	"$tool" rewrite -q $debug ./x -p p.prof --passes=icp,-worth -f -o y || { fail "$*: rewrite"; return; }
 	"$tool" verify -q ./x y || fail "$*: verify"
 	./y 3 >got
 	[ $? = $status ] || fail "$*: status"
@@ -39,8 +40,10 @@ for word in "gcc pointers.c 3" "clang-14 pointers.c 3" "g++ virtuals.cc 2" "clan
 	command -v "$1" >/dev/null || { echo "without $1: not installed"; continue; }
 	for opt in -O0 -O2; do for link in "-fPIE -pie" "-fno-pie -no-pie"; do
 		# shellcheck disable=SC2086
-		$1 $opt $link -w "$support/$2" -o x || { fail "$word $opt $link: build"; continue; }
+		$1 $opt $link -g -w "$support/$2" -o x || { fail "$word $opt $link: build"; continue; }
+		debug=--debug
 		one "$3" "$word $opt $link"
+		debug=
 		strip x
 		one "$3" "$word $opt $link, stripped"
 	done; done
