@@ -5,6 +5,7 @@
  *   mapped, not all filled                            other bytes, no jump leads there: dropped
  *   jumps written, or some of them                    adopted; jumps are found one by one
  *   the process has exec'ed, the library was unloaded  not there: dropped
+ *   another file, or new content, is in its place      the same (presence.h)
  *
  * The files of programs and libraries may have been replaced since (an upgrade); then the module is
  * made from what the state says of it.
@@ -12,24 +13,20 @@
 #define OVM_LOG_DOMAIN "adopt"
 #include "runtime/adopt.h"
 #include "base/log.h"
+#include "runtime/presence.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* The module as it is mapped; NULL if it is not. */
-static const struct ovm_live_module *find_module(const struct ovm_livemap *map,
+static const struct ovm_live_module *find_module(const struct ovm_generations *set,
 						 struct ovm_genfile_module *m,
 						 struct ovm_adopted *adopted)
 {
+	const struct ovm_livemap *map = set->map;
 	const struct ovm_live_module *was = &m->module;
-	for (uint32_t i = 0; i < was->segments.n; i++) {
-		const struct ovm_live_segment *s = &was->segments.v[i];
-		ovm_rta lo = ovm_va_to_rta(s->va, was->bias);
-		if (s->is_exec && !s->is_writable && s->filesz &&
-		    !ovm_livemap_covers(map, lo, ovm_rta_of(lo.v + s->filesz),
-					OVM_PROT_R | OVM_PROT_X, was->inode))
-			return NULL;
-	}
+	if (!ovm_module_is_there(set->tracee, map, was, m->print))
+		return NULL;
 	const struct ovm_live_module *is = ovm_livemap_module(map, was->lo);
 	if (is && is->lo.v == was->lo.v && is->bias == was->bias && is->inode == was->inode)
 		return is;
@@ -69,7 +66,7 @@ static int take_module(struct ovm_ctx *ctx, const struct ovm_generations *set,
 	bool is_same =
 	    is_read && ovm_genfile_hash(&m->overlay.map, bytes, m->overlay.size) == m->hash;
 	if (is_same)
-		module = find_module(set->map, m, adopted);
+		module = find_module(set, m, adopted);
 	if (!module) {
 		free(bytes);
 		if (is_read && !is_same && is_led_to(set->tracee, m, bias))
@@ -83,6 +80,7 @@ static int take_module(struct ovm_ctx *ctx, const struct ovm_generations *set,
 				     .at = m->at,
 				     .link_map = m->link_map,
 				     .n_samples = m->n_samples,
+				     .print = m->print,
 				     .overlay = m->overlay};
 	b.overlay.bytes = bytes;
 	m->overlay = (struct ovm_overlay){0};

@@ -73,6 +73,26 @@ static void find_hook(struct ovm_ctx *ctx, struct work *work)
 	}
 }
 
+/* Overlays that are there already, made for another process. */
+static void take_all_of(struct ovm_ctx *ctx, struct work *work, const struct ovm_built *like)
+{
+	for (uint32_t i = 0; i < like->modules.n; i++) {
+		struct ovm_target target;
+		if (ovm_target_take(ctx, work->set, &work->map, &like->modules.v[i], &target) == 0)
+			ovm_vec_push(&work->targets, target);
+		else
+			explain(work, ctx);
+	}
+	if (!work->targets.n || !like->is_hooked)
+		return;
+	if (ovm_decoder_open(ctx, &work->dec) == 0)
+		find_hook(ctx, work);
+	if (!work->is_hooked) { /* what calls could not be unwound */
+		explain(work, ctx);
+		work->targets.n = 0;
+	}
+}
+
 static void build_all(struct ovm_ctx *ctx, struct work *work)
 {
 	if (ovm_livemap_read(ctx, work->tracee->pid, &work->map)) {
@@ -80,6 +100,10 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 		return;
 	}
 	ovm_livemap_modules(&work->map, work->tracee->pid);
+	if (work->opts->like) {
+		take_all_of(ctx, work, work->opts->like);
+		return;
+	}
 	ovm_targets_choose(&work->map, work->profile, work->opts, &work->targets);
 	if (!work->targets.n) {
 		ovm_fail(ctx, OVM_OK, "no module has enough samples");
@@ -120,8 +144,9 @@ struct head {
 
 struct module_head {
 	ovm_rta module; /* any address of it */
+	uint64_t inode; /* and its file */
 	ovm_rta at, link_map;
-	uint64_t n_samples;
+	uint64_t n_samples, print;
 	struct ovm_engine_stats stats;
 	ovm_va base;
 	uint32_t size, n_map, n_patches;
@@ -147,9 +172,11 @@ static bool put_module(int fd, const struct work *work, const struct ovm_target 
 	const struct ovm_overlay *o = &target->engine.overlay;
 	struct module_head head = {
 	    .module = target->module->lo,
+	    .inode = target->module->inode,
 	    .at = target->at,
 	    .link_map = ovm_livedyn_link_map(work->tracee, &work->map, target->module),
 	    .n_samples = target->n_samples,
+	    .print = target->print,
 	    .stats = target->engine.stats,
 	    .base = o->base,
 	    .size = o->size,
@@ -224,6 +251,7 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 	out->at = head.at;
 	out->link_map = head.link_map;
 	out->n_samples = head.n_samples;
+	out->print = head.print;
 	out->stats = head.stats;
 	o->base = head.base;
 	o->size = head.size;
@@ -246,8 +274,17 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 	out->arcs.n = out->arcs.cap = out->arcs.v ? head.n_arcs : 0;
 	out->calls.v = take_array(r, head.n_calls, sizeof(out->calls.v[0]));
 	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
-	return out->module && o->bytes && o->map.v.v && o->map.by_old && o->patches.v &&
+	if (out->module && out->module->inode != head.inode)
+		out->module = NULL;
+	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v &&
 	       o->sites.v && out->arcs.v && out->calls.v;
+}
+
+static void fini_module(struct ovm_built_module *m)
+{
+	ovm_overlay_fini(&m->overlay);
+	ovm_vec_free(&m->arcs);
+	ovm_vec_free(&m->calls);
 }
 
 static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm_built *out)
@@ -264,8 +301,15 @@ static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm
 	out->why_not[sizeof(out->why_not) - 1] = '\0';
 	for (uint32_t i = 0; i < head.n_modules; i++) {
 		ovm_vec_push(&out->modules, (struct ovm_built_module){0});
-		if (!take_module(r, map, &out->modules.v[i]))
+		struct ovm_built_module *m = &out->modules.v[out->modules.n - 1];
+		if (!take_module(r, map, m))
 			return false;
+		if (m->module)
+			continue;
+		fini_module(m); /* loaded after we had looked, or another one is there now */
+		out->modules.n--;
+		snprintf(out->why_not, sizeof(out->why_not),
+			 "libraries were loaded and unloaded meanwhile");
 	}
 	return true;
 }
@@ -365,10 +409,7 @@ void ovm_builder_close(struct ovm_builder *builder)
 
 void ovm_built_fini(struct ovm_built *built)
 {
-	for (uint32_t i = 0; i < built->modules.n; i++) {
-		ovm_overlay_fini(&built->modules.v[i].overlay);
-		ovm_vec_free(&built->modules.v[i].arcs);
-		ovm_vec_free(&built->modules.v[i].calls);
-	}
+	for (uint32_t i = 0; i < built->modules.n; i++)
+		fini_module(&built->modules.v[i]);
 	ovm_vec_free(&built->modules);
 }

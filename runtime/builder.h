@@ -9,6 +9,7 @@ struct ovm_built_module {
 	ovm_rta at;			      /* where the overlay goes */
 	ovm_rta link_map;		      /* of its owner, 0 unknown */
 	uint64_t n_samples;
+	uint64_t print; /* of the module that was copied (presence.h); 0 not known */
 	struct ovm_engine_stats stats;
 	struct ovm_overlay overlay; /* owned; tables and fdes are left out */
 	ovm_arcs arcs;		    /* instrumented or gauged: what the counters mean */

@@ -1,6 +1,6 @@
 /* A million map entries in a few hundred kilobytes.
  *
- *   "OVMGEN1\n" | size | xxh3 of what follows | zstd frame of: numbers as (S)LEB128, strings with
+ *   "OVMGEN2\n" | size | xxh3 of what follows | zstd frame of: numbers as (S)LEB128, strings with
  * their length
  *
  * Most copied instructions stand right behind each other in the overlay, as they did in the
@@ -19,7 +19,7 @@
 
 enum { HEAD = 24, JUMP_LEN = 5, ZSTD_LEVEL = 1, MAX_PATH = 4096, MAX_SEGMENTS = 64, PAGE = 4096 };
 
-static const char magic[8] = "OVMGEN1\n";
+static const char magic[8] = "OVMGEN2\n";
 static const uint64_t max_raw = UINT64_C(1) << 30;
 
 /* --- writing
@@ -93,10 +93,10 @@ static void put_module(struct ovm_buf *buf, const struct ovm_built_module *m, co
 	put_string(buf, id);
 	put_numbers(buf,
 		    (const uint64_t[]){m->at.v, m->link_map.v, m->n_samples,
-				       XXH3_64bits(o->bytes, o->size), o->base.v, o->size,
+				       XXH3_64bits(o->bytes, o->size), m->print, o->base.v, o->size,
 				       o->n_regions, o->n_blocks, o->n_insns, o->counters.v,
 				       o->n_counters},
-		    11);
+		    12);
 	for (unsigned i = 0; i < OVM_N_SECTIONS; i++)
 		put_numbers(buf, (const uint64_t[]){o->sections[i].off, o->sections[i].size}, 2);
 	put_map(buf, &o->map);
@@ -287,10 +287,10 @@ static bool take_overlay(struct reader *r, struct ovm_genfile_module *out)
 	const struct ovm_live_module *m = &out->module;
 	if (!take(r, INT64_MAX, &out->at.v) || !take(r, UINT64_MAX, &out->link_map.v) ||
 	    !take(r, UINT64_MAX, &out->n_samples) || !take(r, UINT64_MAX, &out->hash) ||
-	    !take(r, UINT64_MAX, &o->base.v) || !take_u32(r, INT32_MAX, &o->size) ||
-	    !take_u32(r, UINT32_MAX, &o->n_regions) || !take_u32(r, UINT32_MAX, &o->n_blocks) ||
-	    !take_u32(r, UINT32_MAX, &o->n_insns) || !take(r, UINT64_MAX, &o->counters.v) ||
-	    !take_u32(r, INT32_MAX, &o->n_counters))
+	    !take(r, UINT64_MAX, &out->print) || !take(r, UINT64_MAX, &o->base.v) ||
+	    !take_u32(r, INT32_MAX, &o->size) || !take_u32(r, UINT32_MAX, &o->n_regions) ||
+	    !take_u32(r, UINT32_MAX, &o->n_blocks) || !take_u32(r, UINT32_MAX, &o->n_insns) ||
+	    !take(r, UINT64_MAX, &o->counters.v) || !take_u32(r, INT32_MAX, &o->n_counters))
 		return false;
 	for (unsigned i = 0; i < OVM_N_SECTIONS; i++)
 		if (!take_u32(r, o->size, &o->sections[i].off) ||

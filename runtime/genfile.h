@@ -11,6 +11,7 @@ struct ovm_genfile_module {
 	ovm_rta at, link_map;
 	uint64_t n_samples;
 	uint64_t hash;		    /* of the overlay's bytes */
+	uint64_t print;		    /* of the module (presence.h) */
 	struct ovm_overlay overlay; /* no bytes, tables, fdes, sites; owned */
 };
 

@@ -105,6 +105,22 @@ void ovm_patchset_merge(struct ovm_patchset *set, const struct ovm_patchset *mor
 	*set = both;
 }
 
+void ovm_patchset_forget(struct ovm_patchset *set, const struct ovm_patchset *of, ovm_rta lo,
+			 ovm_rta hi)
+{
+	uint32_t kept = 0, k = 0;
+	for (uint32_t i = 0; i < set->v.n; i++) {
+		const struct ovm_live_patch *p = &set->v.v[i];
+		while (k < of->v.n && of->v.v[k].at.v < p->at.v)
+			k++;
+		bool is_same = k < of->v.n && of->v.v[k].at.v == p->at.v &&
+			       !memcmp(of->v.v[k].new_bytes, p->new_bytes, p->len);
+		if (!is_same || p->at.v < lo.v || p->at.v >= hi.v)
+			set->v.v[kept++] = *p;
+	}
+	set->v.n = kept;
+}
+
 /* One page's patches: [first, end), and the bytes [lo, lo + len) of the target that hold them. */
 struct run {
 	uint32_t first, end;

@@ -32,6 +32,11 @@ void ovm_patchset_fini(struct ovm_patchset *set);
 /* Add patches of @more (both sealed) that are not dropped and touch none of @set. */
 void ovm_patchset_merge(struct ovm_patchset *set, const struct ovm_patchset *more);
 
+/* Leave out of @set (sealed) what is the same jump as one of @of (sealed) and lies in [lo, hi):
+ * that code is not there any more. */
+void ovm_patchset_forget(struct ovm_patchset *set, const struct ovm_patchset *of, ovm_rta lo,
+			 ovm_rta hi);
+
 /* Add patches of @of whose new bytes are in the process's memory now (@of sealed, @set empty). */
 void ovm_patchset_find(const struct ovm_tracee *tracee, const struct ovm_patchset *of,
 		       struct ovm_patchset *set);

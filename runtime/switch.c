@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "runtime/generation.h"
 #include "runtime/osr.h"
+#include "runtime/presence.h"
 #include "runtime/stackscan.h"
 #include "runtime/state.h"
 #include "runtime/tunables.h"
@@ -47,6 +48,7 @@ struct plan {
 	struct ovm_patchset hook_set;
 	OVM_VEC(struct place) places; /* ascending */
 	struct ovm_osr_module *osr;   /* all overlays, in order of loading */
+	bool *is_gone;		      /* [n_osr]: its module is not there any more */
 	uint32_t n_osr;
 	struct ovm_live_need *needs, *needs_left;
 	uint32_t n_needs;
@@ -63,13 +65,55 @@ static bool overlaps(const struct ovm_live_patch *a, const struct ovm_live_patch
 /* --- before the stop: what shall be where
  * ------------------------------------------------------------------- */
 
+/* Which modules were unloaded, or are others now? Their jumps are gone with their code. */
+static void find_gone(struct plan *plan)
+{
+	struct ovm_ctx own;
+	struct ovm_livemap map = {0};
+	struct ovm_generations *set = plan->set;
+	ovm_ctx_init(&own);
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < set->v.n; i++)
+		n += set->v.v[i].built.modules.n;
+	plan->is_gone = ovm_alloc_array(n + 1u, sizeof(bool));
+	bool is_read = ovm_livemap_read(&own, set->tracee->pid, &map) == 0;
+	n = 0;
+	for (uint32_t i = 0; i < set->v.n && is_read; i++)
+		for (uint32_t k = 0; k < set->v.v[i].built.modules.n; k++, n++) {
+			const struct ovm_built_module *m = &set->v.v[i].built.modules.v[k];
+			plan->is_gone[n] =
+			    !ovm_module_is_there(set->tracee, &map, m->module, m->print);
+			if (plan->is_gone[n])
+				ovm_patchset_forget(&set->applied, &set->v.v[i].jumps,
+						    m->module->lo, m->module->hi);
+		}
+	ovm_livemap_fini(&map);
+}
+
+/* A generation's jumps into modules that are there. @first: number of its first module. */
+static void add_wanted(struct plan *plan, const struct ovm_generation *gen, uint32_t first)
+{
+	struct ovm_patchset jumps = {0};
+	ovm_patchset_merge(&jumps, &gen->jumps);
+	for (uint32_t k = 0; k < gen->built.modules.n; k++)
+		if (plan->is_gone[first + k])
+			ovm_patchset_forget(&jumps, &gen->jumps, gen->built.modules.v[k].module->lo,
+					    gen->built.modules.v[k].module->hi);
+	ovm_patchset_merge(&plan->wanted, &jumps);
+	ovm_patchset_fini(&jumps);
+}
+
 static void plan_wanted(struct plan *plan)
 {
 	const struct ovm_generations *set = plan->set;
+	uint32_t first = 0;
+	for (uint32_t i = 0; i < set->v.n; i++)
+		first += set->v.v[i].built.modules.n;
 	for (uint32_t i = set->v.n; i-- > 0;) { /* the last wins */
+		first -= set->v.v[i].built.modules.n;
 		if (!plan->want[i])
 			continue;
-		ovm_patchset_merge(&plan->wanted, &set->v.v[i].jumps);
+		add_wanted(plan, &set->v.v[i], first);
 		plan->result.n_dropped += set->v.v[i].jumps.n_dropped;
 	}
 	for (uint32_t i = 0; i < plan->wanted.v.n && set->has_hook; i++)
@@ -137,13 +181,18 @@ static void plan_osr(struct plan *plan)
 	for (uint32_t i = 0; i < set->v.n; i++)
 		for (uint32_t k = 0; k < set->v.v[i].built.modules.n; k++) {
 			const struct ovm_built_module *m = &set->v.v[i].built.modules.v[k];
-			plan->osr[plan->n_osr++] = (struct ovm_osr_module){
+			struct ovm_osr_module *osr = &plan->osr[plan->n_osr];
+			*osr = (struct ovm_osr_module){
 			    .overlay = &m->overlay,
 			    .bias = m->module->bias,
 			    .lo = m->module->lo,
 			    .hi = m->module->hi,
 			    .is_armed = plan->want[i],
 			};
+			if (plan->is_gone[plan->n_osr++]) { /* nobody in that place is in it */
+				osr->is_armed = false;
+				osr->hi = osr->lo;
+			}
 		}
 }
 
@@ -181,8 +230,11 @@ static void plan_needs(struct plan *plan)
 	plan->needs = ovm_alloc_array(cap, sizeof(plan->needs[0]));
 	plan->needs_left = ovm_alloc_array(cap, sizeof(plan->needs[0]));
 	bool any = false;
+	uint32_t n = 0;
 	for (uint32_t i = 0; i < set->v.n; i++)
-		for (uint32_t k = 0; k < set->v.v[i].built.modules.n && plan->want[i]; k++) {
+		for (uint32_t k = 0; k < set->v.v[i].built.modules.n; k++, n++) {
+			if (!plan->want[i] || plan->is_gone[n])
+				continue;
 			need_module(plan, &set->v.v[i], &set->v.v[i].built.modules.v[k]);
 			any = true;
 		}
@@ -223,6 +275,7 @@ static int make_plan(struct ovm_ctx *ctx, struct ovm_generations *set, const boo
 	bool any = false;
 	for (uint32_t i = 0; i < set->v.n; i++)
 		any |= want[i];
+	find_gone(plan);
 	plan_wanted(plan);
 	plan_changes(plan);
 	if (any && set->has_hook && !set->is_hook_active)
@@ -244,6 +297,7 @@ static void plan_fini(struct plan *plan)
 	ovm_patchset_fini(&plan->hook_set);
 	ovm_vec_free(&plan->places);
 	free(plan->osr);
+	free(plan->is_gone);
 	free(plan->needs);
 	free(plan->needs_left);
 	ovm_stackscan_fini(&plan->scan);
@@ -264,6 +318,21 @@ static void visit_range(const struct ovm_live_range *range, void *arg)
 	}
 }
 
+/* What is patched must still be what was copied. */
+static bool same_modules(const struct plan *plan)
+{
+	const struct ovm_generations *set = plan->set;
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < set->v.n; i++)
+		for (uint32_t k = 0; k < set->v.v[i].built.modules.n; k++, n++) {
+			const struct ovm_built_module *m = &set->v.v[i].built.modules.v[k];
+			if (plan->want[i] && !plan->is_gone[n] && m->print &&
+			    ovm_module_print(set->tracee, m->module->lo) != m->print)
+				return false;
+		}
+	return true;
+}
+
 static bool still_as_planned(struct plan *plan)
 {
 	struct ovm_tracee *tracee = plan->set->tracee;
@@ -271,7 +340,7 @@ static bool still_as_planned(struct plan *plan)
 		tracee->threads.v[i].stack_end = ovm_rta_of(0);
 	memcpy(plan->needs_left, plan->needs, plan->n_needs * sizeof(plan->needs[0]));
 	return !OVM_FAULT_FAILS(SWITCH_CHECK) && ovm_livemap_walk(tracee->pid, visit_range, plan) &&
-	       ovm_livemap_met(plan->needs_left, plan->n_needs);
+	       ovm_livemap_met(plan->needs_left, plan->n_needs) && same_modules(plan);
 }
 
 static void forbid(struct ovm_patchset *set, ovm_rta inside)

@@ -13,8 +13,10 @@
 #include "analyzer/disasm.h"
 #include "analyzer/passes.h"
 #include "base/log.h"
+#include "runtime/builder.h"
 #include "runtime/codemem.h"
 #include "runtime/generation.h"
+#include "runtime/presence.h"
 #include "runtime/tunables.h"
 
 #include <fnmatch.h>
@@ -200,10 +202,15 @@ static uint32_t find_changed(const struct ovm_generations *set, const struct ovm
  * ------------------------------------------------------------------------------------------------
  */
 
+static int refuse_path(struct ovm_ctx *ctx, const char *path, const char *why)
+{
+	ovm_fail(ctx, OVM_OK, "%s: %s", path, why);
+	return OVM_REFUSED;
+}
+
 static int refuse(struct ovm_ctx *ctx, const struct ovm_target *target, const char *why)
 {
-	ovm_fail(ctx, OVM_OK, "%s: %s", target->module->path, why);
-	return OVM_REFUSED;
+	return refuse_path(ctx, target->module->path, why);
 }
 
 static int open_image(struct ovm_ctx *ctx, struct ovm_target *target)
@@ -249,6 +256,7 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		     struct ovm_target *target)
 {
 	ctx->msg[0] = '\0';
+	target->print = ovm_module_print(set->tracee, target->module->lo);
 	int rc = open_image(ctx, target);
 	if (rc)
 		return rc;
@@ -301,6 +309,65 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	if (rc == 0 && target->engine.overlay.size > room - counters_room)
 		rc = refuse(ctx, target, "its overlay is larger than the place for it");
 	return rc;
+}
+
+static bool is_unmapped(const struct ovm_livemap *map, ovm_rta lo, uint64_t size)
+{
+	for (uint32_t i = 0; i < map->ranges.n; i++)
+		if (map->ranges.v[i].lo.v < lo.v + size && lo.v < map->ranges.v[i].hi.v)
+			return false;
+	return true;
+}
+
+/* All code of the module, in memory and in the file. */
+static bool same_code(const struct ovm_generations *set, const struct ovm_target *target)
+{
+	const struct ovm_image *image = target->image;
+	for (uint32_t i = 0; i < image->segments.n; i++) {
+		ovm_va lo = image->segments.v[i].lo;
+		if ((image->segments.v[i].flags & 1) && /* PF_X */
+		    !same_bytes(set, image, target->module->bias, lo,
+				ovm_va_add(lo, (int64_t)image->segments.v[i].filesz)))
+			return false;
+	}
+	return true;
+}
+
+int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, struct ovm_livemap *map,
+		    const struct ovm_built_module *like, struct ovm_target *out)
+{
+	const struct ovm_live_module *was = like->module;
+	struct ovm_target target = {.module = ovm_livemap_module(map, was->lo),
+				    .n_samples = like->n_samples,
+				    .at = like->at,
+				    .print = ovm_module_print(set->tracee, was->lo)};
+	const struct ovm_live_module *is = target.module;
+	if (!is || target.print != like->print || is->lo.v != was->lo.v || is->bias != was->bias ||
+	    is->inode != was->inode || strcmp(is->path, was->path) != 0)
+		return refuse_path(ctx, was->path, "it is not where it is in the other process");
+	uint64_t size = whole_pages(like->overlay.size);
+	uint64_t n_counters = whole_pages((uint64_t)like->overlay.n_counters * sizeof(uint64_t));
+	target.counters = ovm_va_to_rta(like->overlay.counters, is->bias);
+	if (!is_unmapped(map, target.at, size) || !is_unmapped(map, target.counters, n_counters))
+		return refuse(ctx, &target, "something else is where its copy would be");
+	int rc = ovm_image_open(ctx, is->path, &target.image);
+	if (rc == 0 && !same_code(set, &target))
+		rc = refuse(ctx, &target, ovm_refusal_text(OVM_REFUSE_CHANGED));
+	ovm_image_close(target.image);
+	target.image = NULL;
+	if (rc)
+		return rc;
+	ovm_livemap_reserve(map, target.at, ovm_rta_of(target.at.v + size));
+	if (n_counters)
+		ovm_livemap_reserve(map, target.counters,
+				    ovm_rta_of(target.counters.v + n_counters));
+	target.engine.overlay = like->overlay;
+	target.engine.stats = like->stats;
+	target.engine.probes.n_nodes = like->n_nodes;
+	target.engine.probes.arcs = like->arcs;
+	target.engine.calls = like->calls;
+	*out = target;
+	return 0;
 }
 
 void ovm_target_fini(struct ovm_target *target)

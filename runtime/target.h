@@ -23,6 +23,8 @@ struct ovm_gauges { /* entries that shall be counted in optimized code, to measu
 	v; /* sorted by (module's lowest address, entry) */
 };
 
+struct ovm_built;
+
 struct ovm_target_opts {
 	uint64_t min_samples;	 /* of a module; fewer: left alone */
 	uint32_t passes;	 /* set of enum ovm_pass */
@@ -33,6 +35,8 @@ struct ovm_target_opts {
 	    *counted; /* is_counting: leave out what these already count; or NULL */
 	const struct ovm_gauges *gauges; /* NULL: none */
 	bool is_reference; /* with gauges: copy only their regions, in the original order */
+	const struct ovm_built *like; /* take these overlays, built for another process of the same
+					 image; NULL: build. Borrowed */
 };
 
 struct ovm_target {
@@ -43,6 +47,7 @@ struct ovm_target {
 	struct ovm_engine engine;
 	ovm_rta at;	  /* where the overlay will be */
 	ovm_rta counters; /* is_counting or gauges: where its counters will be */
+	uint64_t print;	  /* of the module when it was looked at (presence.h) */
 };
 typedef OVM_VEC(struct ovm_target) ovm_targets;
 
@@ -62,5 +67,14 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
 		     struct ovm_target *target);
 void ovm_target_fini(struct ovm_target *target);
+
+struct ovm_built_module;
+
+/* Instead: @like, an overlay made for a process that this one is a fork of, or the other way round.
+ * The module must be where it is there, the overlay's and its counters' places unmapped (they are
+ * reserved in @map), and the module's code the file's. OVM_REFUSED (message in ctx) if not. *out
+ * borrows the overlay: not for ovm_target_fini. */
+int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, struct ovm_livemap *map,
+		    const struct ovm_built_module *like, struct ovm_target *out);
 
 #endif
