@@ -14,6 +14,8 @@ int ovm_cmd_attach(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 	pid_t pid;
 	int err = ovm_live_options(ctx, opts, &attach.sampler, &attach.round);
 	if (!err)
+		err = ovm_live_rounds(ctx, opts, 1, &attach.max_rounds);
+	if (!err)
 		err = ovm_live_pid(ctx, opts, &pid);
 	if (!err)
 		err = ovm_attach(ctx, &attach, pid, &result, &signal);

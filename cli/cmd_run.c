@@ -38,6 +38,8 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 	if (!err)
 		err = ovm_option_seconds(ctx, opts, OVM_OPT_TIMEOUT, &session.timeout);
 	if (!err)
+		err = ovm_live_rounds(ctx, opts, OVM_RT_ROUNDS, &session.max_rounds);
+	if (!err)
 		err = follow_option(ctx, opts, &session.follows_exec);
 	if (err)
 		return err;

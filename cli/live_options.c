@@ -1,6 +1,8 @@
 #include "cli/live_options.h"
 #include "cli/passes.h"
 #include "cli/summary.h"
+#include "runtime/events.h"
+#include "runtime/tunables.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -17,7 +19,7 @@ int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
 				   .metric = opts->value[OVM_OPT_METRIC],
 				   .only = opts->value[OVM_OPT_ONLY_MODULE],
 				   .skip = opts->value[OVM_OPT_SKIP]};
-	uint64_t sample_ms, max_pause;
+	uint64_t sample_ms, max_pause, status_fd;
 	enum ovm_when counters, branches;
 	int err = ovm_option_u64(ctx, opts, OVM_OPT_FREQUENCY, 1, 100000, 0, &s.frequency);
 	if (!err)
@@ -29,6 +31,10 @@ int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
 				     &r.min_samples);
 	if (!err)
 		err = ovm_option_seconds(ctx, opts, OVM_OPT_DURATION, &r.duration);
+	if (!err)
+		err = ovm_option_u64(ctx, opts, OVM_OPT_STATUS_FD, 1, INT_MAX, 0, &status_fd);
+	if (!err)
+		err = ovm_events_setup(ctx, (int)status_fd);
 	if (!err)
 		err = ovm_option_when(ctx, opts, OVM_OPT_COUNTERS, &counters);
 	if (!err)
@@ -43,8 +49,24 @@ int ovm_live_options(struct ovm_ctx *ctx, const struct ovm_options *opts,
 						    : OVM_BRANCH_STACK_AUTO;
 	r.sample_ms = (unsigned)sample_ms;
 	r.max_pause_ms = (unsigned)max_pause;
+	r.status_fd = (int)status_fd;
 	*sampler = s;
 	*round = r;
+	return 0;
+}
+
+int ovm_live_rounds(struct ovm_ctx *ctx, const struct ovm_options *opts, unsigned fallback,
+		    unsigned *out)
+{
+	uint64_t rounds;
+	int err =
+	    ovm_option_u64(ctx, opts, OVM_OPT_ROUNDS, 1, OVM_RT_MAX_ROUNDS, fallback, &rounds);
+	if (err)
+		return err;
+	if (ovm_option_given(opts, OVM_OPT_ONCE) && rounds > 1)
+		return ovm_fail(ctx, OVM_E_USAGE, "--once and --rounds=%u contradict each other",
+				(unsigned)rounds);
+	*out = (unsigned)rounds;
 	return 0;
 }
 
@@ -101,4 +123,13 @@ void ovm_live_summary(const struct ovm_ctx *ctx, const struct ovm_round_result *
 		    r->n_regions, r->n_modules, bytes, r->n_patches, r->patched_after_s,
 		    r->n_counted, r->counted_ms / 1e3, r->pause_ms, r->n_threads, r->n_moved);
 	print_measured(ctx, &r->measured);
+	if (r->n_rounds > 1)
+		ovm_summary(ctx,
+			    "optimized anew %u times as the program went on; above is the last",
+			    r->n_rounds - 1);
+	if (r->n_others || r->n_others_left)
+		ovm_summary(
+		    ctx,
+		    "forked from the same program: %u more have it too, %u were left as they were",
+		    r->n_others, r->n_others_left);
 }

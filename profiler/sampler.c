@@ -380,7 +380,7 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
 			sampler->branch_stack = OVM_BRANCH_STACK_OFF;
 			rc = open_perf(ctx, sampler, !opts->event);
 		}
-		if (is_forbidden(rc, sampler)) {
+		if (is_forbidden(rc, sampler) && !opts->no_ptrace) {
 			ovm_log(OVM_LOG_WARN, "%s; sampling by ptrace instead", ctx->msg);
 			close_perf(sampler);
 			rc = open_tracer(ctx, sampler, opts->frequency);

@@ -21,6 +21,7 @@ struct ovm_sampler_opts {
 	uint64_t frequency; /* Hz per CPU; 0: the default; a ptrace sampler does at most 200 */
 	enum ovm_branch_stack branch_stack; /* the profile's source tells: "perf_event+branches" */
 	bool force_ptrace; /* use the ptrace sampler even if perf_event works (tests) */
+	bool no_ptrace;	   /* fail where perf_event is not permitted */
 	const pid_t
 	    *others; /* more running processes to sample, [n_others]; borrowed for the open */
 	uint32_t n_others;

@@ -9,11 +9,13 @@
 #include "runtime/attach.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "runtime/events.h"
 #include "runtime/family.h"
 #include "runtime/forks.h"
 #include "runtime/procstat.h"
 #include "runtime/report.h"
 #include "runtime/tunables.h"
+#include "runtime/watch.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -143,38 +145,19 @@ static bool is_over(void *arg)
 	struct pollfd watch = {.fd = r->watch_fd, .events = POLLIN};
 	int wstatus;
 	return caught || r->tracee.ended || poll(&watch, 1, 0) > 0 ||
-	       (r->sampler && ovm_sampler_wait(r->sampler, &wstatus));
+	       (r->sampler && r->pid == r->root && ovm_sampler_wait(r->sampler, &wstatus));
 }
 
 /* --- attaching
  * -----------------------------------------------------------------------------------------------
  */
 
-static ovm_rta original(void *arg, pid_t pid, ovm_rta at)
-{
-	const struct ovm_round *r = arg;
-	(void)pid; /* children have the same copies */
-	return ovm_generations_original(&r->set, at);
-}
-
-static int open_sampler(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts,
-			struct ovm_round *r)
-{
-	struct ovm_sampler_opts sampler = opts->sampler;
-	sampler.frequency = sampler.frequency ? sampler.frequency : OVM_RT_FREQUENCY;
-	sampler.original = original;
-	sampler.arg = r;
-	return ovm_sampler_open(ctx, &sampler, r->pid, true, &r->sampler);
-}
-
 /* What the user asked to keep; @rc: of the round. */
 static int save(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct ovm_round *r,
 		int rc)
 {
 	struct ovm_ctx own = *ctx;
-	const struct ovm_profile *profile = r->profile	 ? r->profile
-					    : r->sampler ? ovm_sampler_profile(r->sampler)
-							 : NULL;
+	struct ovm_profile *profile = ovm_round_profile(r);
 	int failed = 0;
 	if (rc)
 		snprintf(r->result.why_not, sizeof(r->result.why_not), "%.199s", ctx->msg);
@@ -182,10 +165,27 @@ static int save(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct 
 		failed = ovm_profile_save(&own, profile, opts->save_profile);
 	if (failed == 0 && opts->report)
 		failed = ovm_live_report(&own, opts->report, r, profile, NULL, NULL);
+	ovm_profile_free(profile);
 	if (rc || !failed)
 		return rc;
 	*ctx = own;
 	return failed;
+}
+
+/* More rounds, until it ends or we are told to. It keeps what it has then. */
+static void watch(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct ovm_round *r)
+{
+	struct ovm_watch w;
+	ovm_watch_init(&w, r, opts->max_rounds, 0);
+	if (r->state) /* others may attach or detach */
+		ovm_state_unlock(r->state);
+	while (!w.is_over && !is_over(r)) {
+		struct pollfd end = {.fd = r->watch_fd, .events = POLLIN};
+		bool busy = ovm_tracee_service(&r->tracee);
+		poll(&end, 1, busy ? OVM_RT_SERVICE_MS : OVM_RT_WATCH_STEP_MS);
+		ovm_watch_step(ctx, &w);
+	}
+	ovm_watch_fini(&w);
 }
 
 static int attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struct ovm_round *r)
@@ -200,11 +200,16 @@ static int attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, struc
 	if (rc == 0)
 		rc = ovm_round_look(ctx, r);
 	if (rc == 0)
-		rc = open_sampler(ctx, opts, r);
+		rc = ovm_round_open_sampler(ctx, r, 0, false, &r->sampler);
 	if (rc)
 		return rc;
 	OVM_FAULT(ATTACHED);
+	ovm_event_started(opts->round.status_fd, r->pid);
 	rc = ovm_round_run(ctx, r);
+	ovm_round_end_sampling(ctx, r);
+	if (rc == 0 && opts->max_rounds > 1)
+		watch(ctx, opts, r);
+	ovm_event_ended(opts->round.status_fd, r->root, NULL);
 	return save(ctx, opts, r, rc);
 }
 
@@ -216,6 +221,7 @@ int ovm_attach(struct ovm_ctx *ctx, const struct ovm_attach_opts *opts, pid_t pi
 	ovm_round_init(&r, pid);
 	r.opts = &opts->round;
 	r.by = "attach";
+	r.sampling = &opts->sampler;
 	r.is_running = r.needs_state = true;
 	r.patience_ms = OVM_RT_ATTACH_MS;
 	r.is_over = is_over;

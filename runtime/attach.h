@@ -9,6 +9,7 @@ struct ovm_attach_opts {
 	struct ovm_round_opts round;
 	const char *save_profile; /* NULL: none */
 	const char *report;	  /* JSON report file, NULL: none */
+	unsigned max_rounds; /* more than 1: stay until so many are done, it ends, or a signal */
 };
 
 /* One round on process @pid. If SIGINT, SIGTERM or SIGHUP comes before it is patched, *signal is

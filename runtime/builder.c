@@ -276,8 +276,8 @@ static bool take_module(struct reader *r, const struct ovm_livemap *map,
 	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
 	if (out->module && out->module->inode != head.inode)
 		out->module = NULL;
-	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v &&
-	       o->sites.v && out->arcs.v && out->calls.v;
+	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v && o->sites.v &&
+	       out->arcs.v && out->calls.v;
 }
 
 static void fini_module(struct ovm_built_module *m)

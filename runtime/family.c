@@ -144,6 +144,21 @@ void ovm_family_list(pid_t root, ovm_family *out)
 		add_by_parent(out);
 }
 
+void ovm_family_kin(pid_t root, pid_t pid, ovm_family *out)
+{
+	struct ovm_image_mark mark, other;
+	ovm_family all;
+	*out = (ovm_family){0};
+	if (!ovm_image_mark_read(pid, &mark) || !add(out, pid))
+		return;
+	ovm_family_list(root, &all);
+	for (uint32_t i = 0; i < all.n; i++)
+		if (all.v[i].pid != pid && ovm_image_mark_read(all.v[i].pid, &other) &&
+		    ovm_image_mark_same(&mark, &other))
+			ovm_vec_push(out, all.v[i]);
+	ovm_vec_free(&all);
+}
+
 /* --- the rest
  * ------------------------------------------------------------------------------------------------
  */

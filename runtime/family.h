@@ -29,6 +29,9 @@ typedef OVM_VEC(struct ovm_relative) ovm_family;
  * Empty if @root has ended. Caller frees with ovm_vec_free. */
 void ovm_family_list(pid_t root, ovm_family *out);
 
+/* Of these only the ones that run the same image as @pid: @pid first, if it lives. */
+void ovm_family_kin(pid_t root, pid_t pid, ovm_family *out);
+
 /* Was OPTVM=off in its environment when it was exec'ed? */
 bool ovm_process_opted_out(pid_t pid);
 

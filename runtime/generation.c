@@ -100,7 +100,8 @@ static int map_memory(struct ovm_ctx *ctx, struct ovm_generations *set,
 	bool has_counters = ovm_built_counter_bytes(built) > 0;
 	uint32_t n = plan_calls(set, built, counters, has_counters ? counters->path : NULL, calls);
 	struct ovm_remote stub;
-	int rc = ovm_remote_run(ctx, set->tracee, set->map, calls, n, OVM_RT_REMOTE_MS, &stub);
+	int rc = ovm_remote_run(ctx, set->tracee, set->map, calls, n,
+				set->remote_ms ? set->remote_ms : OVM_RT_REMOTE_MS, &stub);
 	if (stub.n)
 		ovm_vec_push(&set->stubs, stub);
 	return rc ? rc : ovm_tracee_open_mem(ctx, set->tracee);

@@ -57,6 +57,7 @@ struct ovm_generations {	   /* what we have put into one process */
 	bool is_hook_active; /* the jump is written; it stays for ever, for frames in overlays */
 	OVM_VEC(struct ovm_remote) stubs; /* to be cleared at a stop */
 	bool is_view;			  /* built is borrowed from another set */
+	int remote_ms; /* how long a load waits for a thread that runs; 0: the default */
 	struct ovm_state
 	    *state; /* borrowed; where loads and switches are written down, NULL: nowhere
 		     */

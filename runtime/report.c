@@ -106,8 +106,10 @@ static json_t *report_json(const struct ovm_round *round, const struct ovm_profi
 		set_u64(o, "exit_status", (uint64_t)WEXITSTATUS(*wstatus));
 	else if (wstatus)
 		set_u64(o, "signal", (uint64_t)WTERMSIG(*wstatus));
-	else
-		set_u64(o, "pid", (uint64_t)round->pid);
+	set_u64(o, "pid", (uint64_t)round->pid);
+	set_u64(o, "rounds", r->n_rounds);
+	set_u64(o, "others_optimized", r->n_others);
+	set_u64(o, "others_left", r->n_others_left);
 	set_u64(o, "samples", profile ? profile->n_samples : 0);
 	set_u64(o, "samples_lost", profile ? profile->n_lost : 0);
 	set_u64(o, "regions", r->n_regions);

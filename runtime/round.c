@@ -16,14 +16,18 @@
 #include "base/log.h"
 #include "runtime/counting.h"
 #include "runtime/cputime.h"
+#include "runtime/events.h"
 #include "runtime/forks.h"
 #include "runtime/gauge.h"
+#include "runtime/spread.h"
 #include "runtime/tunables.h"
 
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 static unsigned or_default(uint64_t x, unsigned value)
 {
@@ -132,19 +136,48 @@ int ovm_round_look(struct ovm_ctx *ctx, struct ovm_round *r)
  * -----------------------------------------------------------------------------------------------
  */
 
+/* CPU time since the round began. */
+static uint64_t gained_ms(const struct ovm_round *r, pid_t pid, uint64_t now)
+{
+	uint64_t before = 0;
+	for (uint32_t i = 0; i < r->before.n; i++)
+		if (r->before.v[i].pid == pid)
+			before = r->before.v[i].cpu_ms;
+	return now > before ? now - before : 0;
+}
+
 static uint64_t cpu_ms(const struct ovm_round *r)
 {
-	uint64_t now = ovm_cpu_time_ms(r->pid);
-	return now > r->cpu_before ? now - r->cpu_before : 0;
+	return gained_ms(r, r->pid, ovm_cpu_time_ms(r->pid));
+}
+
+static void look_for_kin(struct ovm_round *r)
+{
+	ovm_vec_free(&r->now);
+	ovm_family_kin(r->root, r->pid, &r->now);
+	r->kin_at = ovm_now_ms();
+}
+
+/* The same of all kin together. Not every time: it costs some calls a process. */
+static uint64_t kin_cpu_ms(struct ovm_round *r)
+{
+	uint64_t sum = 0;
+	if (ovm_now_ms() >= r->kin_at + OVM_RT_KIN_MS)
+		look_for_kin(r);
+	for (uint32_t i = 0; i < r->now.n; i++)
+		sum += gained_ms(r, r->now.v[i].pid, r->now.v[i].cpu_ms);
+	return sum;
 }
 
 /* Has it been sampled for long enough? *gives_up: or so long that more will not come. */
-static bool is_sampled(const struct ovm_round *r, double begin, bool *gives_up)
+static bool is_sampled(struct ovm_round *r, double begin, bool *gives_up)
 {
 	double passed = ovm_now_ms() - begin;
-	uint64_t cpu = cpu_ms(r);
 	unsigned wanted = or_default(
 	    r->opts->sample_ms, r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
+	uint64_t cpu = cpu_ms(r);
+	if (cpu < wanted)
+		cpu = kin_cpu_ms(r);
 	*gives_up = cpu >= (uint64_t)OVM_RT_SAMPLE_MS * OVM_RT_SAMPLE_GIVE_UP ||
 		    (r->patience_ms && passed >= r->patience_ms);
 	if (r->opts->duration > 0)
@@ -156,7 +189,9 @@ static int sample(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	uint64_t min_samples = or_default(r->opts->min_samples, OVM_RT_MIN_SAMPLES);
 	double begin = ovm_now_ms();
-	r->cpu_before = r->is_running ? ovm_cpu_time_ms(r->pid) : 0;
+	ovm_vec_free(&r->before);
+	if (r->is_running)
+		ovm_family_kin(r->root, r->pid, &r->before);
 	for (;;) {
 		bool gives_up;
 		int rc = ovm_sampler_drain(ctx, r->sampler, OVM_RT_DRAIN_MS);
@@ -172,6 +207,39 @@ static int sample(struct ovm_ctx *ctx, struct ovm_round *r)
 		if (gives_up)
 			return refuse(ctx, "too few samples of user code");
 	}
+}
+
+/* From now on the round is one of process @pid. */
+static void turn_to(struct ovm_round *r, pid_t pid)
+{
+	ovm_log(OVM_LOG_INFO, "process %d is busier than %d", (int)pid, (int)r->pid);
+	forget(r);
+	ovm_state_close(r->state);
+	r->state = NULL;
+	ovm_round_end_of_root(r, &r->tracee);
+	ovm_tracee_close(&r->tracee);
+	if (r->watch_fd >= 0)
+		close(r->watch_fd);
+	r->pid = pid;
+	r->watch_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	ovm_tracee_init(&r->tracee, pid);
+}
+
+/* A server's parent may do nothing but wait for those it has forked. */
+static void choose_process(struct ovm_round *r)
+{
+	pid_t busiest = r->pid;
+	look_for_kin(r);
+	uint64_t own = cpu_ms(r), most = 2 * own;
+	for (uint32_t i = 0; i < r->now.n; i++) {
+		uint64_t gained = gained_ms(r, r->now.v[i].pid, r->now.v[i].cpu_ms);
+		if (gained > most) {
+			most = gained;
+			busiest = r->now.v[i].pid;
+		}
+	}
+	if (busiest != r->pid)
+		turn_to(r, busiest);
 }
 
 static struct ovm_target_opts target_opts(const struct ovm_round *r)
@@ -244,9 +312,9 @@ static int build(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_targ
 		 struct ovm_built *built)
 {
 	struct ovm_builder builder;
-	int rc = ovm_builder_start(ctx, &r->set,
-				   r->profile ? r->profile : ovm_sampler_profile(r->sampler), opts,
-				   &builder);
+	struct ovm_profile *profile = ovm_round_profile(r);
+	int rc = ovm_builder_start(ctx, &r->set, profile, opts, &builder);
+	ovm_profile_free(profile);
 	if (rc)
 		return rc;
 	struct pollfd watch[2] = {{.fd = builder.watch_fd, .events = POLLIN},
@@ -400,7 +468,7 @@ static int arm_again(struct ovm_ctx *ctx, struct ovm_round *r)
 
 void ovm_round_init(struct ovm_round *r, pid_t pid)
 {
-	*r = (struct ovm_round){.pid = pid, .watch_fd = -1, .final = OVM_NONE};
+	*r = (struct ovm_round){.pid = pid, .root = pid, .watch_fd = -1, .final = OVM_NONE};
 	ovm_tracee_init(&r->tracee, pid);
 }
 
@@ -408,19 +476,27 @@ void ovm_round_fini(struct ovm_round *r)
 {
 	forget(r);
 	ovm_profile_free(r->profile);
+	ovm_profile_free(r->samples);
+	ovm_profile_free(r->past);
+	ovm_vec_free(&r->before);
+	ovm_vec_free(&r->now);
 	ovm_tracee_close(&r->tracee);
 	ovm_state_close(r->state);
 }
 
-int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
+static int run(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	if (r->set.v.n >= OVM_RT_MAX_GENERATIONS)
 		return arm_again(ctx, r);
 	int rc = sample(ctx, r);
 	if (rc == 0)
+		ovm_event_sampled(r->opts->status_fd, r->pid, ovm_sampler_n_samples(r->sampler));
+	if (rc == 0)
 		rc = predict(ctx, r);
-	if (rc == 0) /* again if it is an attached one: libraries may have been loaded since */
+	if (rc == 0) { /* again if it is an attached one: libraries may have been loaded since */
+		choose_process(r);
 		rc = ovm_round_look(ctx, r);
+	}
 	if (rc == 0) {
 		if (r->opts->no_counters)
 			ovm_sampler_stop(r->sampler);
@@ -431,18 +507,107 @@ int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
 	return rc;
 }
 
+int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
+{
+	int rc = run(ctx, r);
+	ovm_event_round(r->opts->status_fd, r, rc ? ctx->msg : NULL);
+	if (rc == 0 && !r->result.is_again)
+		ovm_spread(ctx, r);
+	return rc;
+}
+
+int ovm_round_copy(struct ovm_ctx *ctx, struct ovm_round *to, const struct ovm_round *from)
+{
+	const struct ovm_target_opts opts = {.like = &from->set.v.v[from->final].built};
+	struct ovm_countmem counters = {.fd = -1};
+	struct ovm_built built = {0};
+	uint32_t idx;
+	int rc = 0;
+	if (to->set.v.n >= OVM_RT_MAX_GENERATIONS)
+		rc = refuse(ctx, "it has many generations of optimized code already");
+	if (rc == 0)
+		rc = build(ctx, to, &opts, &built);
+	if (rc == 0)
+		rc = load(ctx, to, &built, &counters, &idx);
+	if (rc == 0) {
+		OVM_FAULT(SPREAD_LOADED);
+		rc = switch_to(ctx, to, idx);
+	}
+	ovm_countmem_close(&counters);
+	ovm_built_fini(&built);
+	return rc;
+}
+
+void ovm_round_end_of_root(struct ovm_round *r, const struct ovm_tracee *tracee)
+{
+	if (!tracee->ended || tracee->pid != r->root)
+		return;
+	r->root_ended = true;
+	r->root_wstatus = tracee->wstatus;
+}
+
 void ovm_round_end_sampling(struct ovm_ctx *ctx, struct ovm_round *r)
 {
 	if (!r->sampler)
 		return;
 	ovm_sampler_stop(r->sampler);
 	ovm_sampler_drain(ctx, r->sampler, 0);
+	ovm_profile_free(r->samples);
+	r->samples = ovm_profile_new();
+	ovm_profile_merge(r->samples, ovm_sampler_profile(r->sampler));
 	if (!r->profile) {
 		r->profile = ovm_profile_new();
-		ovm_profile_merge(r->profile, ovm_sampler_profile(r->sampler));
+		ovm_profile_merge(r->profile, r->samples);
 	}
 	ovm_sampler_close(r->sampler);
 	r->sampler = NULL;
+}
+
+struct ovm_profile *ovm_round_profile(const struct ovm_round *r)
+{
+	const struct ovm_profile *now = r->profile   ? r->profile
+					: r->sampler ? ovm_sampler_profile(r->sampler)
+						     : NULL;
+	if (!now && !r->past)
+		return NULL;
+	struct ovm_profile *sum = ovm_profile_new();
+	if (r->past)
+		ovm_profile_merge(sum, r->past);
+	if (now)
+		ovm_profile_merge(sum, now);
+	return sum;
+}
+
+static ovm_rta original(void *arg, pid_t pid, ovm_rta at)
+{
+	const struct ovm_round *r = arg;
+	(void)pid; /* its kin have the same copies */
+	return ovm_generations_original(&r->set, at);
+}
+
+int ovm_round_open_sampler(struct ovm_ctx *ctx, struct ovm_round *r, uint64_t frequency,
+			   bool no_ptrace, struct ovm_sampler **out)
+{
+	struct ovm_sampler_opts sampler = *r->sampling;
+	ovm_family kin = {0};
+	if (frequency || !sampler.frequency)
+		sampler.frequency = frequency ? frequency : OVM_RT_FREQUENCY;
+	sampler.original = original;
+	sampler.arg = r;
+	sampler.child = r->child;
+	sampler.no_ptrace = no_ptrace;
+	if (no_ptrace && sampler.force_ptrace)
+		return ovm_fail(ctx, OVM_E_UNAVAILABLE, "only ptrace is there to sample by");
+	if (r->is_running)
+		ovm_family_kin(r->root, r->pid, &kin);
+	pid_t *others = ovm_alloc_array(kin.n + 1u, sizeof(*others));
+	for (uint32_t i = 1; i < kin.n; i++) /* the first is itself */
+		others[sampler.n_others++] = kin.v[i].pid;
+	sampler.others = others;
+	int rc = ovm_sampler_open(ctx, &sampler, r->pid, r->is_running, out);
+	ovm_vec_free(&kin);
+	free(others);
+	return rc;
 }
 
 void ovm_round_forget(struct ovm_round *r)

@@ -1,6 +1,7 @@
-/* A program's life under `optvm run`: a round of optimization, then hands off.
+/* A program's life under `optvm run`: a round of optimization, then a look now and then whether
+ * another one is due (watch.h).
  *
- *   launch -> sample ... switch (round.h) -> wait
+ *   launch -> sample ... switch (round.h) -> wait and watch -> sample ... switch -> ...
  *      |               |                      |
  *      +---------------+----------------------+--> ended: its status is ours
  *
@@ -18,10 +19,12 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "profiler/launch.h"
+#include "runtime/events.h"
 #include "runtime/follow.h"
 #include "runtime/procstat.h"
 #include "runtime/report.h"
 #include "runtime/tunables.h"
+#include "runtime/watch.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -70,8 +73,9 @@ static bool check_ended(struct session *s)
 	bool is_sampled = false;
 	for (uint32_t i = 0; i < s->rounds.n && !s->ended; i++) {
 		const struct ovm_round *r = s->rounds.v[i];
-		if (r->pid == s->pid && r->tracee.ended) {
-			s->wstatus = r->tracee.wstatus;
+		bool is_traced = r->pid == s->pid && r->tracee.ended;
+		if (is_traced || r->root_ended) {
+			s->wstatus = is_traced ? r->tracee.wstatus : r->root_wstatus;
 			s->ended = true;
 		} else if (r->sampler) {
 			is_sampled = true;
@@ -124,6 +128,7 @@ static struct ovm_round *new_round(struct session *s, pid_t pid)
 	in->session = s;
 	ovm_round_init(r, pid);
 	r->opts = &s->opts->round;
+	r->root = s->pid;
 	r->by = "run";
 	r->is_over = is_round_over;
 	r->arg = in;
@@ -136,19 +141,19 @@ static struct ovm_round *new_round(struct session *s, pid_t pid)
 
 static int open_sampler(struct ovm_ctx *ctx, struct session *s, struct ovm_round *r)
 {
-	struct ovm_sampler_opts sampler = s->opts->sampler;
-	sampler.frequency = sampler.frequency ? sampler.frequency : OVM_RT_FREQUENCY;
-	sampler.child = s->pid;
-	return ovm_sampler_open(ctx, &sampler, r->pid, r->is_running, &r->sampler);
+	r->sampling = &s->opts->sampler;
+	r->child = s->pid;
+	return ovm_round_open_sampler(ctx, r, 0, false, &r->sampler);
 }
 
-static void run_round(struct ovm_ctx *ctx, struct session *s, struct ovm_round *r)
+static int run_round(struct ovm_ctx *ctx, struct session *s, struct ovm_round *r)
 {
 	int rc = ovm_round_run(ctx, r);
 	if (rc)
 		explain(s, r, ctx, rc);
 	if (r->state) /* from now on others may attach or detach */
 		ovm_state_unlock(r->state);
+	return rc;
 }
 
 /* --- whoever is busy
@@ -239,15 +244,14 @@ static void follow_all(struct ovm_ctx *ctx, struct session *s)
 static void save(struct ovm_ctx *ctx, struct session *s)
 {
 	const struct ovm_round *r = s->main;
-	const struct ovm_profile *profile = s->profile	 ? s->profile
-					    : r->profile ? r->profile
-					    : r->sampler ? ovm_sampler_profile(r->sampler)
-							 : NULL;
+	struct ovm_profile *own = ovm_round_profile(r);
+	const struct ovm_profile *profile = s->profile ? s->profile : own;
 	int rc = 0;
 	if (s->opts->save_profile && profile)
 		rc = ovm_profile_save(ctx, profile, s->opts->save_profile);
 	if (rc == 0 && s->opts->report)
 		rc = ovm_live_report(ctx, s->opts->report, r, profile, &s->wstatus, s->processes);
+	ovm_profile_free(own);
 	if (rc)
 		warn(s, ctx, rc);
 }
@@ -269,14 +273,18 @@ static void close_session(struct session *s)
 static void run_main(struct ovm_ctx *ctx, struct session *s)
 {
 	struct ovm_round *r = s->main;
-	if (r->sampler)
-		run_round(ctx, s, r);
-	if (r->sampler)
-		ovm_sampler_stop(r->sampler);
-	while (!check_ended(s))
-		wait_a_little(s, -1);
-	if (r->sampler)
-		ovm_sampler_drain(ctx, r->sampler, 0);
+	struct ovm_watch watch = {.is_over = true};
+	if (r->sampler) {
+		int rc = run_round(ctx, s, r);
+		check_ended(s); /* as long as there is somebody to ask */
+		ovm_round_end_sampling(ctx, r);
+		ovm_watch_init(&watch, r, s->opts->max_rounds, rc);
+	}
+	while (!check_ended(s)) {
+		wait_a_little(s, watch.is_over ? -1 : OVM_RT_WATCH_STEP_MS);
+		ovm_watch_step(ctx, &watch);
+	}
+	ovm_watch_fini(&watch);
 }
 
 int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, char *const argv[],
@@ -304,6 +312,7 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 		return rc;
 	}
 	ovm_launch_timeout(opts->timeout);
+	ovm_event_started(opts->round.status_fd, launch.pid);
 	if (opts->follows_exec) {
 		snprintf(r->result.why_not, sizeof(r->result.why_not),
 			 "no process used enough processor time");
@@ -312,6 +321,7 @@ int ovm_session_run(struct ovm_ctx *ctx, const struct ovm_session_opts *opts, ch
 		run_main(ctx, &s);
 	}
 	OVM_FAULT(SESSION_ENDED);
+	ovm_event_ended(opts->round.status_fd, s.pid, &s.wstatus);
 	save(ctx, &s);
 	result->wstatus = s.wstatus;
 	result->round = s.main->result;

@@ -11,7 +11,8 @@ struct ovm_session_opts {
 	const char *report;	  /* JSON report file, NULL: none */
 	double timeout;		  /* seconds; then the program is told to end; 0: never */
 	bool strict;
-	bool follows_exec; /* programs that it execs, and its children do, are optimized too */
+	unsigned max_rounds; /* without follows_exec; at least 1 */
+	bool follows_exec;   /* programs that it execs, and its children do, are optimized too */
 };
 
 struct ovm_session_result {

@@ -50,7 +50,15 @@ enum {
 	OVM_RT_FOLLOW_AFTER_MS = 500, /* CPU time before a process of the tree is looked at */
 	OVM_RT_FOLLOW_LOOK_MS = 100,  /* between two looks at the tree */
 	OVM_RT_FOLLOW_MS = 5000,      /* one that hardly computes any more keeps others waiting */
-	OVM_RT_SERVICE_MS = 5,	      /* while one is in that state: how often to look */
+	OVM_RT_ROUNDS = 4,	      /* of `run`; each makes up to 3 of the generations */
+	OVM_RT_MAX_ROUNDS = 5,
+	OVM_RT_WATCH_HZ = 199,	    /* between rounds: 0.4 % at 20 us a sample */
+	OVM_RT_WATCH_SAMPLES = 500, /* of one window */
+	OVM_RT_WATCH_MS = 2000,	    /* it lasts at least */
+	OVM_RT_WATCH_STEP_MS = 250,
+	OVM_RT_KIN_MS = 200,	     /* between two looks at the CPU time of forked processes */
+	OVM_RT_IDLE_REMOTE_MS = 300, /* as OVM_RT_REMOTE_MS, for a forked process that was idle */
+	OVM_RT_SERVICE_MS = 5,	     /* while one is in that state: how often to look */
 	/* measuring (measure.c) */
 	OVM_RT_GAUGES = 64,
 	OVM_RT_GAUGE_MIN = 500,	   /* entries a second */
@@ -69,6 +77,8 @@ enum {
 
 #define OVM_RT_MEASURE_ERROR 0.025 /* the chance that something harmless is undone */
 #define OVM_RT_MEASURE_LOSS 0.01   /* that much slower: undone */
-#define OVM_RT_WINDOW_CHANGE 0.05  /* halves of a window differ by less: it has learned enough */
+#define OVM_RT_WATCH_DRIFT 0.30	   /* by chance 0.05 to 0.2 with that many samples */
+#define OVM_RT_WATCH_OUTSIDE 0.10
+#define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */
 
 #endif

@@ -49,6 +49,7 @@ one_case() {
 	mkdir "case$n_cases" && cd "case$n_cases" || exit 1
 	case $point in session.ended | save*) patience=0.5 ;; esac
 	case " $* " in *off*) ;; *) patience=4 ;; esac
+	case $point in watch.* | round.*) patience=25 ;; esac # it takes so long until they are passed
 	case $what$patience in errno*2) patience=0.5 ;; errno*4) patience=1.5 ;; esac
 	if [ "$point" = random ]; then
 		"$tool" run "$@" -- ../targets "$mode" >out 2>err </dev/null &
@@ -185,6 +186,7 @@ words_for() {
 	counters.* | counting.* | exit* | forks.*) echo "--always --sample-ms 100" ;;
 	measure.*) echo "$off --metric ../metric" ;;
 	follow.*) echo "$off --follow=exec" ;;
+	watch.* | round.*) echo "$off --rounds 2" ;;
 	*) echo "$off" ;;
 	esac
 }
@@ -197,10 +199,11 @@ while read -r _ point flags _; do
 	forks.*) is_full || these=(forks) ;;
 	exit*) is_full || these=(single) ;; # a caller with a frame in a copy
 	spread.*) these=(prefork) ;;
+	watch.* | round.*) these=(phases) ;;
 	esac
 	if is_full || [ $((k % 5)) = $((seed % 5)) ]; then
 		case $flags$point in
-		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???follow* | ???save* | ???detach* | ???spread*) ;;
+		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???follow* | ???watch* | ???round.* | ???save* | ???detach* | ???spread*) ;;
 		*) start attach_case "${these[0]}" "$point:kill" attach ;;
 		esac
 		case $point in

@@ -1,7 +1,7 @@
 /* Programs to harm: each computes the same thing over and over in its own way and at the end says
- * whether it was always the same. They run until a file "stop" is there, at most 20 s.
+ * whether it was always the same. They run until a file "stop" is there, at most 40 s.
  *
- *   targets single|threads|signals|forks|throw     prints and leaves in "result": ok MODE
+ *   targets single|threads|signals|forks|prefork|phases|throw   prints and leaves in "result": ok MODE
  *   targets server                                 answers on the socket "socket"
  *   targets client                                 asks it, checks, and prints "ok client"
  */
@@ -23,7 +23,7 @@
 #include <unistd.h>
 #include <vector>
 
-enum { STEPS = 20000, STATUS = 3, MAX_S = 20, N_THREADS = 4 };
+enum { STEPS = 20000, STATUS = 3, MAX_S = 40, N_THREADS = 4 };
 
 static std::atomic<long> n_wrong;
 
@@ -151,6 +151,39 @@ static void forks()
 	}
 }
 
+/* Something else after a while, so that another round is due. */
+static void phases()
+{
+	const unsigned want = run(5);
+	while (!is_over() && clock() < CLOCKS_PER_SEC)
+		n_wrong += run(5) != want;
+	repeat(run_throwing, 6);
+}
+
+/* Workers are there before anybody comes; the parent waits for them. */
+static void prefork()
+{
+	pid_t workers[2];
+	const unsigned want = run(13);
+	for (pid_t &worker : workers) {
+		worker = fork();
+		if (worker == 0) {
+			repeat(run, 13);
+			_exit(n_wrong ? 1 : 42);
+		}
+	}
+	while (!is_over()) {
+		n_wrong += run(13) != want;
+		usleep(1000);
+	}
+	for (pid_t worker : workers) {
+		int status = 0;
+		while (waitpid(worker, &status, 0) < 0 && errno == EINTR)
+			;
+		n_wrong += worker < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 42;
+	}
+}
+
 /* --- a server and its client: requests are seeds, answers are sums --- */
 
 static sockaddr_un address()
@@ -231,6 +264,10 @@ int main(int argc, char **argv)
 		signals();
 	else if (mode == "forks")
 		forks();
+	else if (mode == "phases")
+		phases();
+	else if (mode == "prefork")
+		prefork();
 	else if (mode == "throw")
 		in_threads(2, run_throwing);
 	else if (mode == "server")
