@@ -13,8 +13,11 @@
  * segment, behind 64 bytes of padding: llvm-objcopy takes a PT_INTERP that starts where a PT_LOAD
  * starts for its parent. The build-id slides along in the first page if it can, as the kernel looks
  * for it there. A library without either has only its build-id note: then that PT_NOTE is replaced;
- * bytes and section header stay. PT_GNU_STACK is never given up (stacks would become executable),
- * nor is PT_GNU_RELRO.
+ * bytes and section header stay. One without any note has its hash table or symbols there, which
+ * .dynamic names: they are moved and .dynamic is changed. Behind the table of files that patchelf
+ * or a post-link optimizer went over is a gap. PT_PHDR is needed to find out how far a program was
+ * moved: one that is not (ET_EXEC) can do without. PT_GNU_STACK is never given up (stacks would
+ * become executable), nor is PT_GNU_RELRO.
  *
  * PT_LOADs must ascend, so the new one goes above all others, at the very next page: a hole would
  * make ld.so leave its fast path.
@@ -108,7 +111,7 @@ static uint32_t find_note(const struct ovm_image *image, const struct ovm_elf_vi
 static void add_piece(struct ovm_elf_move *pieces, uint32_t *n, uint64_t off, uint64_t size,
 		      uint64_t va, uint64_t align)
 {
-	if (size && *n < OVM_ELF_MAX_MOVES)
+	if (size && *n < OVM_ELF_MAX_PIECES)
 		pieces[(*n)++] = (struct ovm_elf_move){
 		    .old_off = off, .size = size, .align = align ? align : 1, .old_va = {va}};
 }
@@ -129,6 +132,65 @@ static void note_pieces(const struct ovm_elf_view *view, const Elf64_Phdr *ph,
 		add_piece(pieces, n, ph->p_offset + at, size, ph->p_vaddr + at, align);
 		at += size;
 	}
+}
+
+static uint64_t address_tag(uint32_t section_type)
+{
+	switch (section_type) {
+	case SHT_HASH:
+		return DT_HASH;
+	case SHT_GNU_HASH:
+		return DT_GNU_HASH;
+	case SHT_DYNSYM:
+		return DT_SYMTAB;
+	case SHT_STRTAB:
+		return DT_STRTAB;
+	case SHT_GNU_versym:
+		return DT_VERSYM;
+	case SHT_GNU_verneed:
+		return DT_VERNEED;
+	case SHT_GNU_verdef:
+		return DT_VERDEF;
+	default:
+		return DT_NULL;
+	}
+}
+
+/* Where .dynamic holds @va under @tag, file offset; 0: it does not. */
+static uint64_t dynamic_slot(const struct ovm_elf_view *view, uint64_t tag, uint64_t va)
+{
+	uint32_t idx = find_phdr(view, PT_DYNAMIC);
+	if (idx == OVM_NONE || tag == DT_NULL ||
+	    !inside(view->phdrs[idx].p_offset, view->phdrs[idx].p_filesz, view->size))
+		return 0;
+	const Elf64_Phdr *ph = &view->phdrs[idx];
+	for (uint64_t at = 0; ph->p_filesz - at >= sizeof(Elf64_Dyn); at += sizeof(Elf64_Dyn)) {
+		const uint8_t *p = view->bytes + ph->p_offset + at;
+		if (ovm_le64(p) == DT_NULL)
+			break;
+		if (ovm_le64(p) == tag)
+			return ovm_le64(p + 8) == va ? ph->p_offset + at + 8 : 0;
+	}
+	return 0;
+}
+
+/* Sections that are found by .dynamic alone. */
+static uint32_t find_dynamic_pieces(const struct ovm_elf_view *view, struct ovm_elf_move *pieces,
+				    uint32_t n)
+{
+	for (uint32_t i = 1; i < view->n_shdrs; i++) {
+		const Elf64_Shdr *sh = &view->shdrs[i];
+		uint64_t slot = (sh->sh_flags & SHF_ALLOC) && !(sh->sh_flags & SHF_WRITE)
+				    ? dynamic_slot(view, address_tag(sh->sh_type), sh->sh_addr)
+				    : 0;
+		uint32_t had = n;
+		if (slot)
+			add_piece(pieces, &n, sh->sh_offset, sh->sh_size, sh->sh_addr,
+				  sh->sh_addralign);
+		if (n != had)
+			pieces[had].dyn_off = slot;
+	}
+	return n;
 }
 
 /* What may be moved: sections if there are any, so that their headers can follow; else what program
@@ -180,6 +242,34 @@ static const struct ovm_elf_move *next_piece(const struct ovm_elf_view *view,
 	return NULL;
 }
 
+static uint64_t nearest(uint64_t start, uint64_t pos, uint64_t best)
+{
+	return start >= pos && start < best ? start : best;
+}
+
+/* Bytes from @pos on, up to @need, that nothing claims and that hold only zeros or what patchelf
+ * overwrites with. */
+static uint64_t gap_end(const struct ovm_elf_view *view, uint64_t pos, uint64_t need)
+{
+	uint64_t end = need < view->size ? need : view->size;
+	if (!view->shdrs || pos >= end)
+		return pos;
+	for (uint32_t i = 1; i < view->n_shdrs; i++)
+		if (view->shdrs[i].sh_type != SHT_NOBITS && view->shdrs[i].sh_size)
+			end = nearest(view->shdrs[i].sh_offset, pos, end);
+	for (uint32_t i = 0; i < view->n_phdrs; i++)
+		if (view->phdrs[i].p_filesz)
+			end = nearest(view->phdrs[i].p_offset, pos, end);
+	end = nearest(view->ehdr.e_shoff, pos, end);
+	uint8_t filler = view->bytes[pos];
+	if (filler && filler != 'X')
+		return pos;
+	for (uint64_t at = pos; at < end; at++)
+		if (view->bytes[at] != filler)
+			return pos;
+	return end;
+}
+
 /* No section but the moved ones may have bytes in [lo, hi). */
 static bool only_moved(const struct ovm_elf_view *view, const struct ovm_elf_plan *plan,
 		       uint64_t lo, uint64_t hi)
@@ -199,14 +289,14 @@ static bool only_moved(const struct ovm_elf_view *view, const struct ovm_elf_pla
 	return true;
 }
 
-/* The first page must map the table at its place, and no segment may start inside the bytes that
- * are rewritten. */
+/* The segment that maps the table, the first one but for files of post-link optimizers, must map it
+ * to the end of the bytes that are rewritten. */
 static bool table_is_mapped(const struct ovm_elf_view *view, uint64_t lo, uint64_t hi)
 {
 	for (uint32_t i = 0; i < view->n_phdrs; i++) {
 		const Elf64_Phdr *ph = &view->phdrs[i];
-		if (ph->p_type == PT_LOAD)
-			return ph->p_offset <= lo && hi - ph->p_offset <= ph->p_filesz;
+		if (ph->p_type == PT_LOAD && ph->p_offset <= lo && lo - ph->p_offset < ph->p_filesz)
+			return hi - ph->p_offset <= ph->p_filesz;
 	}
 	return false;
 }
@@ -217,18 +307,25 @@ static bool holds_id(const struct ovm_image *image, const struct ovm_elf_move *p
 	return image->build_id_len && off >= piece->old_off && off - piece->old_off < piece->size;
 }
 
-/* Room for @n more program headers behind the table. */
+/* Room for @n_new more program headers behind the table. @all: also by moving what .dynamic names,
+ * and in a gap. */
 static bool plan_grow(const struct ovm_image *image, const struct ovm_elf_view *view,
-		      uint32_t n_new, struct ovm_elf_plan *plan)
+		      uint32_t n_new, bool all, struct ovm_elf_plan *plan)
 {
-	struct ovm_elf_move pieces[OVM_ELF_MAX_MOVES];
+	struct ovm_elf_move pieces[OVM_ELF_MAX_PIECES];
 	uint32_t n = find_pieces(view, pieces);
+	n = all ? find_dynamic_pieces(view, pieces, n) : n;
 	uint64_t lo = view->ehdr.e_phoff + (uint64_t)view->n_phdrs * sizeof(Elf64_Phdr);
 	uint64_t need = lo + n_new * sizeof(Elf64_Phdr), pos = lo, id_need = 0;
 	plan->n_moves = 0;
 	while (pos < need ||
 	       pos < id_need) { /* take more than the table needs if that keeps the build-id here */
 		const struct ovm_elf_move *piece = next_piece(view, pieces, n, pos);
+		uint64_t gap = !piece && all ? gap_end(view, pos, need) : pos;
+		if (gap > pos) {
+			pos = gap;
+			continue;
+		}
 		if (!piece || plan->n_moves == OVM_ELF_MAX_MOVES) {
 			if (pos < need)
 				return false;
@@ -285,7 +382,7 @@ static int choose(struct ovm_ctx *ctx, const struct ovm_image *image,
 	take(plan, need, plan->n_victims ? find_property_note(view) : OVM_NONE, OVM_ELF_NOTE);
 	if (plan->n_victims == need)
 		return 0;
-	if (plan_grow(image, view, need - plan->n_victims, plan)) {
+	if (plan_grow(image, view, need - plan->n_victims, false, plan)) {
 		plan->how = plan->n_victims ? plan->how : OVM_ELF_GROW;
 		plan->n_grow = need - plan->n_victims;
 		return 0;
@@ -295,10 +392,19 @@ static int choose(struct ovm_ctx *ctx, const struct ovm_image *image,
 	take(plan, need, find_note(image, view, true), OVM_ELF_BUILD_ID);
 	if (plan->n_victims == need)
 		return 0;
+	if (plan_grow(image, view, need - plan->n_victims, true, plan)) {
+		plan->how = plan->n_victims ? plan->how : OVM_ELF_GROW_DYNAMIC;
+		plan->n_grow = need - plan->n_victims;
+		return 0;
+	}
+	plan->n_moves = 0;
+	take(plan, need, image->is_dyn ? OVM_NONE : find_phdr(view, PT_PHDR), OVM_ELF_PHDR);
+	if (plan->n_victims == need)
+		return 0;
 	return ovm_fail(
 	    ctx, OVM_E_FORMAT,
 	    "%s: no room for another program header (no PT_GNU_PROPERTY or PT_NOTE to replace, "
-	    "nothing movable behind the table)",
+	    "nothing movable behind the table, no gap)",
 	    image->path);
 }
 

@@ -11,7 +11,7 @@
 
 #include <elf.h>
 
-enum { OVM_ELF_PAGE = 4096, OVM_ELF_PAD = 64, OVM_ELF_MAX_MOVES = 8 };
+enum { OVM_ELF_PAGE = 4096, OVM_ELF_PAD = 64, OVM_ELF_MAX_MOVES = 8, OVM_ELF_MAX_PIECES = 16 };
 
 enum ovm_elf_how { /* where the program header of the new segment comes from, best first */
 		   OVM_ELF_PT_NULL,  /* an unused one */
@@ -19,6 +19,8 @@ enum ovm_elf_how { /* where the program header of the new segment comes from, be
 		   OVM_ELF_GROW, /* a new one: what follows the table is moved into the segment */
 		   OVM_ELF_NOTE, /* a PT_NOTE's that does not hold the build-id */
 		   OVM_ELF_BUILD_ID, /* the build-id's PT_NOTE; its bytes and section header stay */
+		   OVM_ELF_GROW_DYNAMIC, /* as GROW, moving what .dynamic names, or into a gap */
+		   OVM_ELF_PHDR,	 /* PT_PHDR of a program that is not moved */
 };
 
 enum { OVM_ELF_MAX_NEW = 2 }; /* PT_LOAD; PT_GNU_EH_FRAME for static programs that have none */
@@ -38,7 +40,8 @@ struct ovm_elf_move { /* a piece that stood behind the program headers */
 	uint64_t old_off, size, align;
 	uint64_t new_off; /* in the new file */
 	ovm_va old_va, new_va;
-	bool in_segment; /* false: it only slid inside the first page */
+	uint64_t dyn_off; /* where .dynamic holds its address, file offset; 0: nowhere */
+	bool in_segment;  /* false: it only slid inside the first page */
 };
 
 struct ovm_elf_plan {

@@ -103,8 +103,8 @@ static void rename_old_hdr(struct ovm_elf_table *table, const struct ovm_image *
 	for (uint32_t i = 1; i < table->n; i++) {
 		Elf64_Shdr *sh = &table->v[i];
 		if (!(sh->sh_flags & SHF_ALLOC) || sh->sh_addr != image->eh_frame_hdr.v ||
-		    sh->sh_type != SHT_PROGBITS)
-			continue;
+		    (sh->sh_type != SHT_PROGBITS && sh->sh_type != SHT_X86_64_UNWIND))
+			continue; /* gold uses the latter */
 		sh->sh_name = (uint32_t)table->names.n;
 		ovm_buf_put(&table->names, ".optvm.org.eh_frame_hdr",
 			    sizeof(".optvm.org.eh_frame_hdr"));

@@ -140,7 +140,7 @@ static const char *part_at(const struct ovm_elf_output *due, uint64_t off)
 			    off - due->edits.v.v[i].off < due->edits.v.v[i].len)
 				return due->edits.v.v[i].off == due->view.ehdr.e_phoff
 					   ? "the program headers"
-					   : "the build-id or an entry patch";
+					   : "the build-id, .dynamic or an entry patch";
 		return "bytes of the original";
 	}
 	if (off < at)

@@ -79,6 +79,17 @@ static void build_id_edit(struct ovm_elf_output *w)
 	push_edit(&w->edits, off, w->id, w->image->build_id_len);
 }
 
+/* .dynamic names the new addresses of what moved. */
+static void dynamic_edits(struct ovm_elf_output *w)
+{
+	for (uint32_t i = 0; i < w->plan.n_moves; i++) {
+		uint8_t bytes[8];
+		ovm_put64(bytes, w->plan.moves[i].new_va.v);
+		if (w->plan.moves[i].dyn_off)
+			push_edit(&w->edits, w->plan.moves[i].dyn_off, bytes, sizeof(bytes));
+	}
+}
+
 static int collect_edits(struct ovm_ctx *ctx, struct ovm_elf_output *w)
 {
 	size_t size = table_size(w);
@@ -86,6 +97,7 @@ static int collect_edits(struct ovm_ctx *ctx, struct ovm_elf_output *w)
 	push_edit(&w->edits, 0, &w->view.ehdr, sizeof(w->view.ehdr));
 	push_edit(&w->edits, w->view.ehdr.e_phoff, w->phdrs, size);
 	build_id_edit(w);
+	dynamic_edits(w);
 	int err = patch_edits(ctx, w);
 	if (err)
 		return err;

@@ -103,6 +103,86 @@ for tool in "${tools[@]:0:6}"; do
 	cp keep.so libl.so
 done
 
+loaded() { # FILE: its bytes in memory but the ELF header's
+	python3 - "$1" <<-'EOF'
+		import struct, sys
+		data = open(sys.argv[1], 'rb').read()
+		at, = struct.unpack_from('<Q', data, 32)
+		size, n = struct.unpack_from('<HH', data, 54)
+		for i in range(n):
+		    kind, _, off, va, _, filesz = struct.unpack_from('<IIQQQQ', data, at + i * size)
+		    if kind == 1:
+		        print(va, data[max(off, 64):off + filesz].hex())
+	EOF
+}
+
+# libraries without any note: what .dynamic names is moved, or a gap is used; tools that change no loaded byte of the original (they
+# clear gaps, number sections anew) leave what verify proves
+check_noteless() { # NAME: original.so is one
+	local name=$1
+	"$OPTVM" rewrite -q original.so --uniform -f -o libl.so || { fail "$name: rewrite"; return; }
+	"$OPTVM" verify -q original.so libl.so || fail "$name: verify"
+	rm -f undone && "$OPTVM" rewrite -q --undo libl.so -o undone && cmp original.so undone || fail "$name: undo"
+	./user
+	[ $? = 22 ] || fail "$name: wrong result"
+	readelf -a libl.so 2>warnings >/dev/null
+	[ -s warnings ] && { cat warnings; fail "$name: readelf"; }
+	eu-elflint --gnu-ld original.so >before 2>&1
+	eu-elflint --gnu-ld libl.so 2>&1 | grep -vE "owner name 'optvm'|No errors" | grep -vxFf before && fail "$name: eu-elflint"
+	cp libl.so keep.so
+	for tool in "${tools[@]}"; do
+		cp original.so libl.so
+		loaded libl.so >before
+		apply "$tool" libl.so
+		loaded libl.so >after
+		./user 2>/dev/null
+		[ $? = 22 ] || continue # not our fault
+		cp keep.so libl.so
+		apply "$tool" libl.so || fail "$name: $tool"
+		./user
+		[ $? = 22 ] || fail "$name: wrong result after $tool"
+		! cmp -s before after || "$OPTVM" verify -q original.so libl.so || fail "$name: verify after $tool"
+	done
+}
+plain=(gcc -O2 -shared -fPIC l.c -o original.so -Wl,--build-id=none -fcf-protection=none -Wa,-mx86-used-note=no)
+for flags in -Wl,--hash-style=gnu -Wl,--hash-style=sysv -Wl,--hash-style=both -fuse-ld=lld -fuse-ld=gold; do
+	"${plain[@]}" $flags 2>/dev/null || { echo "note: $flags does not link here"; continue; }
+	readelf -lW original.so | grep -qE 'NOTE|PROPERTY' && fail "no notes, $flags: has notes"
+	check_noteless "no notes, $flags"
+done
+"${plain[@]}" && patchelf --set-rpath /some/where/that/is/long/enough/to/move/sections original.so && check_noteless "no notes, gap"
+
+# a static program whose only program header to spare is PT_PHDR: no section headers, so no gap can be told
+cat >s.S <<'EOF'
+	.globl _start
+	.type _start,@function
+_start:	.cfi_startproc
+	mov $0, %edi
+	mov $6, %ecx
+1:	add $7, %edi
+	dec %ecx
+	jnz 1b
+	mov $60, %eax
+	syscall
+	.cfi_endproc
+	.size _start,.-_start
+	.section .note.GNU-stack,"",@progbits
+EOF
+for sections in kept gone; do
+	gcc -nostdlib -static -no-pie -fuse-ld=lld -Wl,--build-id=none,--eh-frame-hdr -Wa,-mx86-used-note=no s.S -o in 2>/dev/null ||
+		{ echo "note: lld does not link here"; break; }
+	[ $sections = kept ] || llvm-objcopy-14 --strip-sections in || fail "llvm-objcopy"
+	"$OPTVM" rewrite -q in --uniform -f -o out && "$OPTVM" verify -q in out && ./out
+	[ $? = 42 ] || fail "static, sections $sections: rewrite, verify or run"
+	[ "$(readelf -lW out 2>/dev/null | grep -c PHDR)" = "$([ $sections = kept ] && echo 1 || echo 0)" ] || fail "static, sections $sections: PT_PHDR"
+	[ $sections = kept ] || continue
+	for tool in "${tools[@]:0:4}"; do
+		cp out tooled && apply "$tool" tooled
+		./tooled
+		[ $? = 42 ] || fail "static: wrong result after $tool"
+	done
+done
+
 # owner, mode, time and attributes are the input's; capabilities and set-id bits are not
 gcc -O2 u.c l.c -o owned
 chmod 4750 owned && touch -d '2020-02-02 02:02:02.123456789' owned
