@@ -325,10 +325,11 @@ static bool is_got_call(struct ovm_check *check, const struct pair *pair)
 static bool is_counted_call(struct ovm_check *check, const struct pair *pair)
 {
 	uint32_t off;
-	return pair->old.kind == OVM_INSN_CALL_IND &&
-	       pair->new.kind == OVM_INSN_CALL &&overlay_off(check, pair->new.target, &off) &&
-	       ovm_check_value_call(check, pair->entry->old, pair->a, &pair->old, pair->b,
-				    &pair->new, entry_before(check, off));
+	if (pair->old.kind != OVM_INSN_CALL_IND || pair->new.kind != OVM_INSN_CALL)
+		return false;
+	return overlay_off(check, pair->new.target, &off) &&
+	       ovm_check_value_call(check, pair->entry->old, pair->a, &pair->old, &pair->new,
+				    entry_before(check, off));
 }
 
 static bool call_is_same(struct ovm_check *check, const struct pair *pair)

@@ -18,7 +18,6 @@ enum {
 	RSP = 4,    /* in ModRM and SIB: also "a SIB follows" and "no index" */
 	RBP = 5,    /* also "RIP-relative" and "no base" */
 	MOD_DISP32 = 2,
-	CALL_REG = 2, /* ModRM's reg of ff */
 	REX_X = 2,
 	REX_B = 1,
 };
@@ -28,7 +27,7 @@ bool ovm_check_operand(const uint8_t *p, const struct ovm_check_insn *insn, unsi
 {
 	unsigned i = 0, end = insn->modrm_off - 1u;
 	*out = (struct ovm_check_operand){.insn = insn};
-	if (!insn->modrm_off || insn->modrm_off >= insn->len)
+	if (!insn->modrm_off)
 		return false;
 	if (i < end && (p[i] == 0x64 || p[i] == 0x65 || p[i] == 0x3e))
 		out->prefix = p[i++];
@@ -40,7 +39,7 @@ bool ovm_check_operand(const uint8_t *p, const struct ovm_check_insn *insn, unsi
 	out->rm = p[insn->modrm_off] & 7;
 	out->has_sib = insn->sib_off;
 	out->sib = out->has_sib ? p[insn->sib_off] : 0;
-	return i == end && out->has_sib == (out->mod != 3 && out->rm == RSP) &&
+	return i == end &&
 	       insn->modrm_off + 1u + out->has_sib + insn->disp_len + n_behind == insn->len;
 }
 
@@ -82,16 +81,16 @@ bool ovm_check_call_operand(const uint8_t *p, const struct ovm_check_insn *insn,
 			    struct ovm_check_operand *out)
 {
 	return insn->kind == OVM_INSN_CALL_IND && ovm_check_operand(p, insn, 0, out) &&
-	       out->opcode == 0xff && out->reg == CALL_REG && is_repeatable(out);
+	       is_repeatable(out);
 }
 
 bool ovm_check_reads_same(const struct ovm_check_operand *old, const struct ovm_check_operand *new,
 			  bool is_pushed)
 {
 	bool moved = is_pushed && base_of(old) == RSP;
-	if (new->prefix != old->prefix || new->rm != old->rm || new->has_sib != old->has_sib ||
-	    new->sib != old->sib || (new->rex ^ old->rex) & (REX_X | REX_B) ||
-	    new->mod != (moved ? MOD_DISP32 : old->mod) || new->insn->is_rip != old->insn->is_rip)
+	/* with the same mod and rm both have a SIB, or are relative to rip, or neither */
+	if (new->prefix != old->prefix || new->rm != old->rm || new->sib != old->sib ||
+	    (new->rex ^ old->rex) & (REX_X | REX_B) || new->mod != (moved ? MOD_DISP32 : old->mod))
 		return false;
 	if (old->insn->is_rip)
 		return new->insn->target == old->insn->target;

@@ -84,7 +84,7 @@ bool ovm_check_counters(struct ovm_check *check);
 /* check_count.c: a counter; the nop behind a call. Entries with OVM_MAP_COUNT or OVM_MAP_EXIT. */
 bool ovm_check_count_entry(struct ovm_check *check, const struct ovm_map_entry *entry);
 
-struct ovm_check_operand { /* of an instruction of one opcode byte */
+struct ovm_check_operand {   /* of an instruction of one opcode byte */
 	uint8_t prefix, rex; /* 0 none */
 	uint8_t opcode, mod, reg, rm;
 	uint8_t sib;
@@ -112,11 +112,11 @@ bool ovm_check_reads_same(const struct ovm_check_operand *old, const struct ovm_
 /* check_promote.c: an entry with OVM_MAP_GUARD. */
 bool ovm_check_promoted(struct ovm_check *check, const struct ovm_map_entry *entry);
 
-/* check_value.c: the copy @b of the indirect call @a (at @call) calls @thunk, which counts and goes
- * where the call goes. @thunk: the map entry there, may be NULL. */
+/* check_value.c: the copy @new, a direct call, of the indirect call @a (at @call) calls @thunk,
+ * which counts and goes where the call goes. @thunk: the map entry there, may be NULL. */
 bool ovm_check_value_call(const struct ovm_check *check, ovm_va call, const uint8_t *a,
-			  const struct ovm_check_insn *old, const uint8_t *b,
-			  const struct ovm_check_insn *new, const struct ovm_map_entry *thunk);
+			  const struct ovm_check_insn *old, const struct ovm_check_insn *new,
+			  const struct ovm_map_entry *thunk);
 
 /* check_value.c: an entry with OVM_MAP_THUNK that claims nothing else. */
 bool ovm_check_is_thunk(const struct ovm_map_entry *entry);

@@ -27,8 +27,8 @@
 
 enum {
 	COUNTER_SIZE = 8,
+	CALL_LEN = 5, /* no room for a prefix */
 	R11_LOW = 3,
-	JMP_REG = 4, /* ModRM's reg */
 	REX_WR = 0x0c,
 };
 
@@ -75,14 +75,13 @@ static bool expect_operand(struct reader *r, bool is_jump)
 	struct ovm_check_operand op;
 	const uint8_t *p = r->p;
 	if (!ovm_check_decode(&r->check->dec, p, (size_t)(r->end - p), r->va, &insn) ||
-	    !skip(r, insn.len) || !ovm_check_operand(p, &insn, 0, &op) ||
-	    !ovm_check_reads_same(&r->call, &op, true))
+	    !ovm_check_operand(p, &insn, 0, &op) || !ovm_check_reads_same(&r->call, &op, true))
 		return false;
+	r->p += insn.len;
+	r->va += insn.len;
 	if (is_jump)
-		return insn.kind == OVM_INSN_JMP_IND && op.opcode == 0xff && op.reg == JMP_REG &&
-		       op.rex == r->call.rex;
-	return insn.kind == OVM_INSN_OTHER && op.opcode == 0x8b && op.reg == R11_LOW &&
-	       (op.rex & REX_WR) == REX_WR;
+		return insn.kind == OVM_INSN_JMP_IND && op.rex == r->call.rex;
+	return op.opcode == 0x8b && op.reg == R11_LOW && (op.rex & REX_WR) == REX_WR;
 }
 
 /* incq count(%rip); mov -8(%rsp), %r11; jmp *X */
@@ -146,13 +145,12 @@ static bool is_thunk(struct reader *r)
 }
 
 bool ovm_check_value_call(const struct ovm_check *check, ovm_va call, const uint8_t *a,
-			  const struct ovm_check_insn *old, const uint8_t *b,
-			  const struct ovm_check_insn *new, const struct ovm_map_entry *thunk)
+			  const struct ovm_check_insn *old, const struct ovm_check_insn *new,
+			  const struct ovm_map_entry *thunk)
 {
 	struct reader r = {.check = check};
-	if (old->kind != OVM_INSN_CALL_IND || new->kind != OVM_INSN_CALL || new->len != 5 ||
-	    b[0] != 0xe8 || !thunk || !ovm_check_is_thunk(thunk) || thunk->old.v != call.v ||
-	    check->overlay->base.v + thunk->off != new->target)
+	if (new->len != CALL_LEN || !thunk || !ovm_check_is_thunk(thunk) ||
+	    thunk->old.v != call.v || check->overlay->base.v + thunk->off != new->target)
 		return false;
 	if (!ovm_check_call_operand(a, old, &r.call))
 		return false;
