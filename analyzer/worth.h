@@ -3,8 +3,9 @@
 /* Which copies are worth it: see worth.c. */
 #include "analyzer/promote.h"
 
-/* @promotions: indirect calls that will be direct ones where both ends are copied. @gain: [program->cfgs.n], by how much the copy's order beats the original one (ext-TSP score, as
- * in layout.h). @is_worth: [program->cfgs.n], caller's; receives false for graphs better left where
+/* @promotions: indirect calls that will be direct ones where both ends are copied. @gain:
+ * [program->cfgs.n], by how much the copy's order beats the original one (ext-TSP score, as in
+ * layout.h). @is_worth: [program->cfgs.n], caller's; receives false for graphs better left where
  * they are, true for all others (also for those without exact counts). Returns how many are not
  * worth it. Deterministic. */
 uint32_t ovm_worth_choose(const struct ovm_program *program, const ovm_promotions *promotions,

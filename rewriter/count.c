@@ -143,8 +143,7 @@ uint32_t ovm_count_entries(const struct ovm_emit_plan *plan, uint32_t slot)
 	const struct ovm_piece *piece = &plan->pieces[slot];
 	if (!plan->probes)
 		return 0;
-	return (piece->probe != OVM_NONE) +
-	       count_exits(plan, s, piece->n_body);
+	return (piece->probe != OVM_NONE) + count_exits(plan, s, piece->n_body);
 }
 
 bool ovm_count_write(uint8_t *bytes, ovm_va at, ovm_va counters, uint32_t counter)

@@ -303,7 +303,7 @@ struct copies {
 	bool *is_copied;   /* [blocks] */
 	uint64_t *skipped; /* [blocks]: how often a block that is only a jump was jumped over */
 	OVM_VEC(struct promoted) promoted; /* ascending at */
-	uint64_t *into;	   /* [map.v.n]: how often copies call, jump or run into this one */
+	uint64_t *into; /* [map.v.n]: how often copies call, jump or run into this one */
 	/* while the map is walked */
 	struct run run;	  /* of the block at hand */
 	uint64_t flow;	  /* how often control runs on into the next instruction */

@@ -9,9 +9,9 @@
  *
  * In instrumented copies the body also holds the block's counter and a nop behind each call
  * (count.c), and edges that are counted lead through stubs: pieces of nothing but a counter and a
- * jump. Indirect calls lead through thunks: pieces of nothing else (value.c). In plain ones the body
- * may hold a comparison and a direct call instead, and the call as it was is a piece of its own
- * (promote.c).
+ * jump. Indirect calls lead through thunks: pieces of nothing else (value.c). In plain ones the
+ * body may hold a comparison and a direct call instead, and the call as it was is a piece of its
+ * own (promote.c).
  *
  * Only this header's users know pieces; the overlay itself does not.
  */
@@ -75,9 +75,9 @@ struct ovm_emit_plan {
 	uint32_t *cfg_base;		   /* [cfgs.n]: where the cfg's blocks start in slot_of */
 	uint32_t *slot_of;		   /* first slot of a block, OVM_NONE if it is not copied */
 	uint32_t *stub_of; /* [probes->v.n]: slot of an EDGE probe, OVM_NONE; NULL without probes */
-	OVM_VEC(struct ovm_value_site) sites; /* sorted by (cfg, insn); empty without probes */
+	OVM_VEC(struct ovm_value_site) sites;  /* sorted by (cfg, insn); empty without probes */
 	OVM_VEC(struct ovm_promoted) promoted; /* sorted by (cfg, insn) */
-	OVM_VEC(ovm_va) originals;	      /* targets that stay in the original */
+	OVM_VEC(ovm_va) originals;	       /* targets that stay in the original */
 	struct ovm_tables tables;
 	uint32_t hot_size, cold_off, cold_size; /* relax.c */
 };

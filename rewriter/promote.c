@@ -35,10 +35,10 @@
  * of that call as of the original's); somebody enters at the direct call without the comparison
  * (the checker takes no such place for an arrival, the map gives none to threads and patches).
  *
- * What it brings (one recording each, counts of optvm stats): jumps at original entries 3.9 M to 2.3 M
- * and taken branches 22.9 M to 18.6 M in postgres, 1.30 M to 1.24 M and 24.0 M to 24.0 M in cc1plus;
- * simulated misses of the instruction cache in libsqlite3 2.15 M to 1.81 M. Time did not change by
- * more than the 1 to 3 % that could be measured, so it is not done unless asked for.
+ * What it brings (one recording each, counts of optvm stats): jumps at original entries 3.9 M
+ * to 2.3 M and taken branches 22.9 M to 18.6 M in postgres, 1.30 M to 1.24 M and 24.0 M to 24.0 M
+ * in cc1plus; simulated misses of the instruction cache in libsqlite3 2.15 M to 1.81 M. Time did
+ * not change by more than the 1 to 3 % that could be measured, so it is not done unless asked for.
  *
  * Limits: not in instrumented copies, which count what this needs to know; not for calls that end
  * their function; one comparison a call.

@@ -1,9 +1,9 @@
 /* Programs to harm: each computes the same thing over and over in its own way and at the end says
  * whether it was always the same. They run until a file "stop" is there, at most 40 s.
  *
- *   targets single|threads|signals|forks|prefork|phases|throw   prints and leaves in "result": ok MODE
- *   targets server                                 answers on the socket "socket"
- *   targets client                                 asks it, checks, and prints "ok client"
+ *   targets single|threads|signals|forks|prefork|phases|throw   prints and leaves in "result": ok
+ * MODE targets server                                 answers on the socket "socket" targets client
+ * asks it, checks, and prints "ok client"
  */
 #include <atomic>
 #include <cerrno>

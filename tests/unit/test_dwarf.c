@@ -1,5 +1,6 @@
-/* The reader of line tables, on the DWARF of this program: a line known to the compiler is found at its address; damaged
- * sections give other rows or none, but never a crash (the sanitizers see to that), and always rows in order. */
+/* The reader of line tables, on the DWARF of this program: a line known to the compiler is found at
+ * its address; damaged sections give other rows or none, but never a crash (the sanitizers see to
+ * that), and always rows in order. */
 #include "analyzer/dwarf.h"
 
 #include <elf.h>
@@ -40,7 +41,8 @@ static Elf64_Shdr section(const char *name)
 	const Elf64_Ehdr *eh = (const void *)t.bytes;
 	const Elf64_Shdr *sh = (const void *)(t.bytes + eh->e_shoff);
 	for (unsigned i = 1; i < eh->e_shnum; i++)
-		if (!strcmp((const char *)t.bytes + sh[eh->e_shstrndx].sh_offset + sh[i].sh_name, name))
+		if (!strcmp((const char *)t.bytes + sh[eh->e_shstrndx].sh_offset + sh[i].sh_name,
+			    name))
 			return sh[i];
 	fail_msg("%s is missing: built without -g?", name);
 	return sh[0];
@@ -56,9 +58,11 @@ static int setup(void **state)
 	t.bytes = mmap(NULL, t.size, PROT_READ, MAP_PRIVATE, fd, 0);
 	close(fd);
 	assert_true(t.bytes != MAP_FAILED);
-	Elf64_Shdr info = section(".debug_info"), abbrev = section(".debug_abbrev"), line = section(".debug_line");
-	t.dwarf = (struct ovm_dwarf){t.bytes + info.sh_offset, t.bytes + abbrev.sh_offset, t.bytes + line.sh_offset,
-				     info.sh_size, abbrev.sh_size, line.sh_size};
+	Elf64_Shdr info = section(".debug_info"), abbrev = section(".debug_abbrev"),
+		   line = section(".debug_line");
+	t.dwarf = (struct ovm_dwarf){t.bytes + info.sh_offset, t.bytes + abbrev.sh_offset,
+				     t.bytes + line.sh_offset, info.sh_size,
+				     abbrev.sh_size,	       line.sh_size};
 	return 0;
 }
 
@@ -71,7 +75,8 @@ static void check_rows(const ovm_line_rows *rows)
 }
 
 /* Reads all there is; returns how many rows stand at @va, *line is the first one's. */
-static uint32_t read_all(const struct ovm_dwarf *dwarf, uint64_t va, uint32_t *line, uint32_t *n_units)
+static uint32_t read_all(const struct ovm_dwarf *dwarf, uint64_t va, uint32_t *line,
+			 uint32_t *n_units)
 {
 	ovm_dwarf_units units = {0};
 	ovm_line_rows rows = {0};
@@ -117,7 +122,8 @@ static void test_units(void **state)
 	ovm_dwarf_units_read(&t.dwarf, &units);
 	for (uint32_t i = 0; i < units.n; i++) {
 		const struct ovm_dwarf_unit *unit = &units.v[i];
-		found |= unit->language && unit->name.size && unit->comp_dir.size && unit->producer.size;
+		found |=
+		    unit->language && unit->name.size && unit->comp_dir.size && unit->producer.size;
 		assert_true(unit->version >= 2 && unit->version <= 5);
 	}
 	assert_true(found);
@@ -162,12 +168,14 @@ static void test_mutants(void **state)
 	d.abbrev_size = d.abbrev_size < 20000 ? d.abbrev_size : 20000;
 	d.line_size = d.line_size < 60000 ? d.line_size : 60000;
 	for (int i = 0; i < N_MUTANTS; i++) {
-		uint8_t *info = copy_of(d.info, d.info_size), *abbrev = copy_of(d.abbrev, d.abbrev_size);
+		uint8_t *info = copy_of(d.info, d.info_size),
+			*abbrev = copy_of(d.abbrev, d.abbrev_size);
 		uint8_t *lines = copy_of(d.line, d.line_size);
 		struct ovm_dwarf m = {info, abbrev, lines, d.info_size, d.abbrev_size, d.line_size};
 		for (int k = 0; k < 40; k++) {
 			info[random_below(k & 1 ? d.info_size : 64)] = (uint8_t)random_below(256);
-			abbrev[random_below(k & 1 ? d.abbrev_size : 64)] = (uint8_t)random_below(256);
+			abbrev[random_below(k & 1 ? d.abbrev_size : 64)] =
+			    (uint8_t)random_below(256);
 			lines[random_below(d.line_size)] ^= (uint8_t)(1 << random_below(8));
 		}
 		if (i & 1) { /* units and abbreviations well, lines cut short */
