@@ -247,7 +247,8 @@ gcc -O2 -pthread -Wl,--build-id=sha1 threads.c -o threads || exit 1
 want=$(./threads)
 [ "$(count -q --uniform -- ./threads)" = "$want" ] || fail "threads: other output"
 got=$(entered threads step)
-[ "$got" -ge 9600000 ] && [ "$got" -le 12000000 ] || fail "threads: $got of 12000000 counted"
+# plain increments: what two processors do at once may count as one, but no thread's own are lost for nothing
+[ "$got" -ge 3000000 ] && [ "$got" -le 12000000 ] || fail "threads: $got of 12000000 counted"
 echo "threads: $got of 12000000 increments counted"
 
 # --- from samples, to the end -----------------------------------------------------------------------------------------
