@@ -419,6 +419,16 @@ static void block_calls(const struct ovm_program *program, uint32_t idx, uint32_
 	}
 }
 
+uint32_t ovm_call_insn(const struct ovm_cfg *cfg, const struct ovm_call *call)
+{
+	const struct ovm_block *block = &cfg->blocks[call->block];
+	uint32_t insn = block->first_insn;
+
+	while (cfg->insns[insn].va.v < block->lo.v + call->offset)
+		insn++;
+	return insn;
+}
+
 static int by_place(const void *a, const void *b)
 {
 	const struct ovm_call *x = a, *y = b;

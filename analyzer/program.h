@@ -47,4 +47,7 @@ void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t
  * program's cfgs; sorted by (cfg, block, offset). */
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls);
 
+/* The instruction that calls: into the insns of @cfg, which is the call's. */
+uint32_t ovm_call_insn(const struct ovm_cfg *cfg, const struct ovm_call *call);
+
 #endif

@@ -75,10 +75,8 @@ static void list(const struct ovm_program *program, ovm_promotions *out)
 		    program->regions->v.v[call->callee].is_plt)
 			continue;
 		const struct ovm_block *block = &cfg->blocks[call->block];
-		uint32_t insn = block->first_insn;
+		uint32_t insn = ovm_call_insn(cfg, call);
 
-		while (cfg->insns[insn].va.v < block->lo.v + call->offset)
-			insn++;
 		if ((block->flags & OVM_BLOCK_REACHABLE) && returns(block, insn) &&
 		    starts_hot(program, call->callee))
 			ovm_vec_push(

@@ -44,11 +44,12 @@ struct choice {
 	bool *is_queued;
 };
 
-/* How many of the executions of the call, which is instruction @insn, are direct from copy to copy.
- */
-static uint64_t direct_count(const struct choice *c, const struct ovm_call *call, uint32_t insn)
+/* How many of the executions of the call are direct from copy to copy. */
+static uint64_t direct_count(const struct choice *c, const struct ovm_call *call)
 {
-	uint8_t kind = c->program->cfgs.v[call->cfg]->insns[insn].kind;
+	const struct ovm_cfg *cfg = c->program->cfgs.v[call->cfg];
+	uint32_t insn = ovm_call_insn(cfg, call);
+	uint8_t kind = cfg->insns[insn].kind;
 	const struct ovm_promotion *p;
 
 	if (kind == OVM_INSN_JMP_IND)
@@ -68,13 +69,9 @@ static void add_links(struct choice *c)
 	ovm_program_calls(program, &calls);
 	for (uint32_t i = 0; i < calls.n; i++) {
 		const struct ovm_call *call = &calls.v[i];
-		const struct ovm_cfg *cfg = program->cfgs.v[call->cfg];
-		const struct ovm_block *block = &cfg->blocks[call->block];
-		uint32_t to = program->cfg_of_region[call->callee], insn = block->first_insn;
+		uint32_t to = program->cfg_of_region[call->callee];
+		uint64_t count = direct_count(c, call);
 
-		while (cfg->insns[insn].va.v < block->lo.v + call->offset)
-			insn++;
-		uint64_t count = direct_count(c, call, insn);
 		if (count && call->cfg != to)
 			ovm_vec_push(&c->links, ((struct link){call->cfg, to, count}));
 	}

@@ -26,31 +26,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_AUXV = 64, ENVIRON_MAX = 4 << 20 };
+enum { ENVIRON_MAX = 4 << 20 };
 
 /* --- the mark of an image
  * --------------------------------------------------------------------------------------- */
-
-static uint64_t auxv_value(pid_t pid, uint64_t type)
-{
-	char name[64];
-	Elf64_auxv_t v[MAX_AUXV];
-	snprintf(name, sizeof(name), "/proc/%d/auxv", (int)pid);
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, v, sizeof(v));
-	if (fd >= 0)
-		close(fd);
-	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
-		if (v[i].a_type == type)
-			return v[i].a_un.a_val;
-	return 0;
-}
 
 bool ovm_image_mark_read(pid_t pid, struct ovm_image_mark *out)
 {
 	char name[64];
 	*out = (struct ovm_image_mark){0};
-	uint64_t at = auxv_value(pid, AT_RANDOM);
+	uint64_t at = ovm_proc_auxv(pid, AT_RANDOM);
 	snprintf(name, sizeof(name), "/proc/%d/mem", (int)pid);
 	int fd = at && at <= INT64_MAX ? open(name, O_RDONLY | O_CLOEXEC) : -1;
 	if (fd < 0)

@@ -2,8 +2,13 @@
  */
 #include "runtime/procstat.h"
 
+#include <elf.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { MAX_AUXV = 64 };
 
 bool ovm_procstat_read(pid_t pid, struct ovm_procstat *out)
 {
@@ -35,4 +40,19 @@ unsigned long long ovm_proc_start(pid_t pid)
 {
 	struct ovm_procstat s;
 	return ovm_procstat_read(pid, &s) && s.state != 'Z' && s.state != 'X' ? s.start : 0;
+}
+
+uint64_t ovm_proc_auxv(pid_t pid, uint64_t type)
+{
+	char name[64];
+	Elf64_auxv_t v[MAX_AUXV];
+	snprintf(name, sizeof(name), "/proc/%d/auxv", (int)pid);
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, v, sizeof(v));
+	if (fd >= 0)
+		close(fd);
+	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
+		if (v[i].a_type == type)
+			return v[i].a_un.a_val;
+	return 0;
 }

@@ -1,6 +1,6 @@
 #ifndef OVM_PROCSTAT_H
 #define OVM_PROCSTAT_H
-/* What /proc/PID/stat tells. */
+/* What /proc/PID/stat and /proc/PID/auxv tell. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -20,5 +20,9 @@ bool ovm_procstat_read(pid_t pid, struct ovm_procstat *out);
 
 /* Start time of a process that is alive; 0 if it is gone or a zombie. */
 unsigned long long ovm_proc_start(pid_t pid);
+
+/* Value of the first entry of type AT_* @type in the auxiliary vector; 0 if there is none, or no
+ * such process. */
+uint64_t ovm_proc_auxv(pid_t pid, uint64_t type);
 
 #endif

@@ -22,11 +22,11 @@
 #define OVM_LOG_DOMAIN "startgate"
 #include "runtime/startgate.h"
 #include "base/log.h"
+#include "runtime/procstat.h"
 #include "runtime/tunables.h"
 
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,7 +37,6 @@
 
 enum {
 	SYSCALL_BIT = 0x80, /* in the signal of a system call's stop: PTRACE_O_TRACESYSGOOD */
-	MAX_AUXV = 64,
 };
 
 /* --- from stop to stop
@@ -123,22 +122,6 @@ struct ovm_thread *ovm_startgate_held(struct ovm_tracee *tracee)
 /* --- where ld.so is
  * ------------------------------------------------------------------------------------------- */
 
-/* AT_BASE: where the kernel has put the dynamic linker, 0 if there is none. */
-static ovm_rta linker_base(pid_t pid)
-{
-	char name[64];
-	Elf64_auxv_t v[MAX_AUXV];
-	snprintf(name, sizeof(name), "/proc/%d/auxv", (int)pid);
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, v, sizeof(v));
-	if (fd >= 0)
-		close(fd);
-	for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(v[0]); i++)
-		if (v[i].a_type == AT_BASE)
-			return ovm_rta_of(v[i].a_un.a_val);
-	return ovm_rta_of(0);
-}
-
 struct span {
 	ovm_rta lo, hi;
 };
@@ -148,7 +131,7 @@ static int find_linker(struct ovm_ctx *ctx, pid_t pid, struct span *linker)
 {
 	struct ovm_livemap map = {0};
 	*linker = (struct span){{0}, {0}};
-	ovm_rta base = linker_base(pid);
+	ovm_rta base = ovm_rta_of(ovm_proc_auxv(pid, AT_BASE)); /* 0: there is no dynamic linker */
 	int rc = base.v ? ovm_livemap_read(ctx, pid, &map) : 0;
 	const struct ovm_live_range *first = base.v ? ovm_livemap_range(&map, base) : NULL;
 	for (uint32_t i = 0; first && i < map.ranges.n; i++) {
