@@ -292,6 +292,12 @@ static void test_cuts(void **state)
 	}
 }
 
+static void expect_unreadable(void)
+{
+	write_frames();
+	expect("a record of .eh_frame cannot be read");
+}
+
 static void test_cie(void **state)
 {
 	(void)state;
@@ -319,29 +325,23 @@ static void test_cie(void **state)
 	}
 	set_up();
 	u.version = 3;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	u.extra = 1;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	u.fde_enc = 0x9b;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	u.fde_enc = 0x03;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	u.letters = "zPR";
 	u.personality_enc = 0x03;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	u.cie_prog = "3f"; /* no operation */
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up(); /* augmentation data longer than the record */
 	it.new[EH + 4 + 4 + 1 + 3 + 3] = 0x7f;
 	expect("a record of .eh_frame cannot be read");
@@ -359,18 +359,15 @@ static void test_fde(void **state)
 	}
 	set_up();
 	u.size = 0;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	u.size = CODE_END + 1;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	u.size = CODE_END;
 	write_frames();
 	proved();
 	u.lo = CODE_END;
 	u.size = 1;
-	write_frames();
-	expect("a record of .eh_frame cannot be read");
+	expect_unreadable();
 	set_up();
 	it.new[at + 12] = 1; /* augmentation data where there is none */
 	expect("a record of .eh_frame cannot be read");
