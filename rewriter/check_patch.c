@@ -104,9 +104,39 @@ static bool check_pads(struct ovm_check *check, const struct ovm_patch *patch,
 	return true;
 }
 
+/* Direct branches there may be in @n bytes at @va, whatever their place: does one go into a patch?
+ * Decoding finds no others. */
+static bool may_enter_patch(const struct ovm_check *check, const uint8_t *p, uint64_t n,
+			    uint64_t va)
+{
+	for (uint64_t i = 0; i + 2 <= n; i++) {
+		uint64_t rest = n - i, at = va + i;
+		bool is_rel8 = (p[i] & 0xf0) == 0x70 || p[i] == 0xeb || (p[i] & 0xfc) == 0xe0;
+		if (is_rel8 && ovm_check_is_overwritten(check, at + 2 + (uint64_t)(int8_t)p[i + 1]))
+			return true;
+		unsigned opcode_len = p[i] == 0xe8 || p[i] == 0xe9		  ? 1
+				      : p[i] == 0x0f && (p[i + 1] & 0xf0) == 0x80 ? 2
+										  : 0;
+		if (!opcode_len || rest < opcode_len + 4)
+			continue;
+		uint64_t distance = (uint64_t)(int32_t)ovm_le32(p + i + opcode_len);
+		if (ovm_check_is_overwritten(check, at + opcode_len + 4 + distance))
+			return true;
+	}
+	return false;
+}
+
+/* Bytes that look like such a branch are common enough only near patches for decoding to be rare,
+ * which takes some fifty times as long. */
 static bool check_branches(struct ovm_check *check, const struct ovm_patch *patch,
 			   const struct ovm_region *region)
 {
+	uint64_t size = region->hi.v - region->lo.v;
+	const uint8_t *p = ovm_image_code(check->image, region->lo, size);
+	if (!p)
+		return no(check, patch, "a patched region does not decode");
+	if (!may_enter_patch(check, p, size, region->lo.v))
+		return true;
 	for (uint64_t va = region->lo.v; va < region->hi.v;) {
 		struct ovm_check_insn insn;
 		if (!decode(check, va, &insn))

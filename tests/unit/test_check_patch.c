@@ -168,8 +168,20 @@ static void test_branches(void **state)
 	expect(NULL);
 	old(0x40, "06"); /* not of this region */
 	expect(NULL);
-	old(0x10, "06");
+	old(0x10, "06"); /* which matters only if there could be a branch */
+	expect(NULL);
+	old(0x10, "06 eb ee");
 	expect("a patched region does not decode");
+	old(0x10, "06 0f 84 ea ff ff ff");
+	expect("a patched region does not decode");
+	with_patch();
+	old(0x10, "48 b8 eb ed 00 00 00 00 00 00"); /* looks like one, but is an immediate */
+	expect(NULL);
+	old(0x10, "48 b8 eb ed 00 00 00 00 00 00 e9 e2 ff ff ff");
+	expect("a branch into a patch");
+	with_patch();
+	old(0x3b, "00 00 00 0f 84"); /* cut off by the region's end: nothing that is executed */
+	expect(NULL);
 	with_patch();
 	regions[0].hi.v = OLD + SIZE + 1; /* runs out of the file */
 	regions[1] = (struct ovm_region){.lo = {OLD + SIZE + 1}, .hi = {OLD + SIZE + 2}};
