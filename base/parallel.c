@@ -1,5 +1,5 @@
-/* A shared counter hands out indices in small batches; the caller works too, so one processor needs
- * no thread. */
+/* A shared counter hands out indices in small batches, few of them one by one; the caller works
+ * too, so one processor needs no thread. */
 #include "base/parallel.h"
 
 #include <pthread.h>
@@ -7,12 +7,12 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 8, BATCH = 8 };
+enum { MAX_THREADS = 8, BATCH = 8, FEW = 64 };
 
 struct job {
 	void (*work)(void *arg, uint32_t i);
 	void *arg;
-	uint32_t n;
+	uint32_t n, batch;
 	_Atomic uint64_t next;
 };
 
@@ -20,17 +20,17 @@ static void *run(void *p)
 {
 	struct job *job = p;
 	for (;;) {
-		uint64_t i = atomic_fetch_add(&job->next, BATCH);
+		uint64_t i = atomic_fetch_add(&job->next, job->batch);
 		if (i >= job->n)
 			return NULL;
-		for (uint64_t end = i + BATCH; i < end && i < job->n; i++)
+		for (uint64_t end = i + job->batch; i < end && i < job->n; i++)
 			job->work(job->arg, (uint32_t)i);
 	}
 }
 
 void ovm_parallel(uint32_t n, void (*work)(void *arg, uint32_t i), void *arg)
 {
-	struct job job = {.work = work, .arg = arg, .n = n};
+	struct job job = {.work = work, .arg = arg, .n = n, .batch = n < FEW ? 1 : BATCH};
 	pthread_t threads[MAX_THREADS];
 	long cpus = n > BATCH ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
 	int started = 0;

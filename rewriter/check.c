@@ -36,7 +36,6 @@
 #include <string.h>
 
 enum {
-	BUCKET = 64,	 /* overlay bytes that share one index word */
 	MAX_CHAIN = 256, /* direct jumps and nops skipped in the original */
 	MAX_SKIP = 200,	 /* and in the overlay */
 	INSN_MAX = 15,
@@ -106,7 +105,7 @@ static const struct ovm_map_entry *entry_before(const struct ovm_check *check, u
 	const struct ovm_map *map = &check->overlay->map;
 	if (off >= check->code_end)
 		return NULL;
-	uint32_t i = check->bucket[off / BUCKET];
+	uint32_t i = check->bucket[off / OVM_CHECK_BUCKET];
 	while (i < map->v.n && map->v.v[i].off <= off)
 		i++;
 	return i ? &map->v.v[i - 1] : NULL;
@@ -461,28 +460,25 @@ static bool check_added(struct ovm_check *check, const struct ovm_map_entry *ent
 	return true;
 }
 
-static bool check_map(struct ovm_check *check)
+static bool check_entry_of_map(struct ovm_check *check, const struct ovm_map_entry *entry)
 {
-	const struct ovm_map *map = &check->overlay->map;
-	for (uint32_t i = 0; i < map->v.n; i++) {
-		const struct ovm_map_entry *entry = &map->v.v[i];
-		if (entry->flags & OVM_MAP_GUARD) {
-			if (!ovm_check_promoted(check, entry))
-				return false;
-		} else if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT)) {
-			if (!ovm_check_count_entry(check, entry))
-				return false;
-		} else if (entry->flags & OVM_MAP_THUNK) {
-			if (!ovm_check_is_thunk(entry))
-				return ovm_check_no(check, entry->old, entry->off,
-						    "a thunk that claims to be more");
-		} else if (is_copy(entry)) {
-			if (!check_copy(check, entry))
-				return false;
-		} else if ((entry->flags & OVM_MAP_SYNTH) && !check_added(check, entry)) {
+	if (entry->flags & OVM_MAP_GUARD)
+		return ovm_check_promoted(check, entry);
+	if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT))
+		return ovm_check_count_entry(check, entry);
+	if (entry->flags & OVM_MAP_THUNK)
+		return ovm_check_is_thunk(entry) || ovm_check_no(check, entry->old, entry->off,
+								 "a thunk that claims to be more");
+	if (is_copy(entry))
+		return check_copy(check, entry);
+	return !(entry->flags & OVM_MAP_SYNTH) || check_added(check, entry);
+}
+
+bool ovm_check_map(struct ovm_check *check, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = first; i < end; i++)
+		if (!check_entry_of_map(check, &check->overlay->map.v.v[i]))
 			return false;
-		}
-	}
 	return true;
 }
 
@@ -527,7 +523,7 @@ static bool check_table(struct ovm_check *check, const struct ovm_table_copy *ta
 	return true;
 }
 
-static bool check_tables(struct ovm_check *check)
+bool ovm_check_tables(struct ovm_check *check)
 {
 	const struct ovm_table_copy *last = NULL;
 	for (uint32_t i = 0; i < check->overlay->tables.n; i++) {
@@ -541,87 +537,4 @@ static bool check_tables(struct ovm_check *check)
 		last = table;
 	}
 	return true;
-}
-
-/* --- set-up
- * ----------------------------------------------------------------------------------------------------
- */
-
-struct load_key {
-	uint64_t va;
-	uint32_t idx;
-};
-
-static int by_va(const void *a, const void *b)
-{
-	const struct load_key *x = a, *y = b;
-	return (x->va > y->va) - (x->va < y->va);
-}
-
-static void index_loads(struct ovm_check *check)
-{
-	uint32_t n = check->overlay->tables.n;
-	struct load_key *keys = ovm_alloc_array(n + 1, sizeof(*keys));
-	for (uint32_t i = 0; i < n; i++)
-		keys[i] = (struct load_key){check->overlay->tables.v[i].old_load.v, i};
-	qsort(keys, n, sizeof(*keys), by_va);
-	check->by_load = ovm_alloc_array(n + 1, sizeof(*check->by_load));
-	for (uint32_t i = 0; i < n; i++)
-		check->by_load[i] = keys[i].idx;
-	free(keys);
-}
-
-static bool find_code_end(struct ovm_check *check)
-{
-	const struct ovm_overlay *overlay = check->overlay;
-	for (int kind = OVM_SECTION_HOT; kind < OVM_N_SECTIONS; kind++) {
-		const struct ovm_section *section = &overlay->sections[kind];
-		uint64_t end = (uint64_t)section->off + section->size;
-		if (end > overlay->size)
-			return ovm_check_no(check, (ovm_va){0}, section->off,
-					    "a section outside the overlay");
-		if (kind <= OVM_SECTION_COLD && section->size && end > check->code_end)
-			check->code_end = (uint32_t)end;
-	}
-	return true;
-}
-
-/* The map ascends, does not overlap and stays in the code. Fills the index. */
-static bool index_map(struct ovm_check *check)
-{
-	const struct ovm_map *map = &check->overlay->map;
-	uint32_t n = check->code_end / BUCKET + 1, filled = 0;
-	uint64_t end = 0;
-	check->bucket = ovm_alloc_array(n, sizeof(*check->bucket));
-	for (uint32_t i = 0; i < map->v.n; i++) {
-		const struct ovm_map_entry *entry = &map->v.v[i];
-		if (entry->off < end || !entry->new_len ||
-		    (uint64_t)entry->off + entry->new_len > check->code_end)
-			return ovm_check_no(check, entry->old, entry->off,
-					    "the map is out of order");
-		end = (uint64_t)entry->off + entry->new_len;
-		for (; (uint64_t)filled * BUCKET <= entry->off; filled++) /* which is below n */
-			check->bucket[filled] = i;
-	}
-	for (; filled < n; filled++)
-		check->bucket[filled] = map->v.n;
-	return true;
-}
-
-int ovm_check(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_regions *regions,
-	      const struct ovm_overlay *overlay, struct ovm_check_result *result)
-{
-	struct ovm_check check = {
-	    .image = image, .regions = regions, .overlay = overlay, .result = result};
-	(void)ctx;
-	*result = (struct ovm_check_result){0};
-	ovm_check_decoder_init(&check.dec);
-	ovm_check_flags_decoder_init(&check.flags_dec);
-	index_loads(&check);
-	bool ok = find_code_end(&check) && index_map(&check) && ovm_check_counters(&check) &&
-		  ovm_check_patch_order(&check) && check_map(&check) && check_tables(&check) &&
-		  ovm_check_patches(&check) && ovm_check_unwind(&check);
-	free(check.bucket);
-	free(check.by_load);
-	return ok ? 0 : OVM_REFUSED;
 }

@@ -41,14 +41,16 @@ bool ovm_check_same(const uint8_t *a, const struct ovm_check_insn *old, const ui
 bool ovm_check_same_load(const uint8_t *a, const struct ovm_check_insn *old, const uint8_t *b,
 			 const struct ovm_check_insn *new, int64_t delta, unsigned entry_size);
 
-struct ovm_check { /* one run of the checker */
+enum { OVM_CHECK_BUCKET = 64 }; /* overlay bytes that share one index word */
+
+struct ovm_check { /* one run of the checker; its parts (check_run.c) have one each */
 	const struct ovm_image *image;
-	struct ovm_regions *regions;
+	struct ovm_regions *regions; /* rows are added by check_unwind.c, and by it alone */
 	const struct ovm_overlay *overlay;
 	struct ovm_check_result *result;
 	ZydisDecoder dec, flags_dec;
 	uint32_t code_end; /* overlay bytes [0, code_end) are code */
-	uint32_t *bucket;  /* [code_end / BUCKET + 1]: first map entry at or behind that offset */
+	uint32_t *bucket;  /* [code_end / OVM_CHECK_BUCKET + 1]: first map entry at or behind that offset */
 	uint32_t *by_load; /* claims of tables, sorted by (old_load) */
 	const struct ovm_segment *segment; /* of the last original address */
 };
@@ -71,6 +73,10 @@ bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va);
 
 /* An entry patch starts before @va and ends behind it: the original bytes there are gone. */
 bool ovm_check_is_overwritten(const struct ovm_check *check, uint64_t va);
+
+/* check.c: the entries [@first, @end) of the map; the copies of tables. */
+bool ovm_check_map(struct ovm_check *check, uint32_t first, uint32_t end);
+bool ovm_check_tables(struct ovm_check *check);
 
 /* check_patch.c: ascending and disjoint; to be known before ovm_check_is_overwritten is asked. */
 bool ovm_check_patch_order(struct ovm_check *check);
