@@ -11,15 +11,21 @@
  */
 #include "analyzer/disasm.h"
 #include "analyzer/encoding.h"
+#include "analyzer/known.h"
 #include "analyzer/opcode.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_INSN = 15 };
+enum { MAX_INSN = OVM_KNOWN_BYTES, KNOWN_LOG2 = 13 };
 enum {
 	CALL_DEFS = 1 << OVM_RAX | 1 << OVM_RCX | 1 << OVM_RDX | 1 << OVM_RSI | 1 << OVM_RDI |
 		    1 << OVM_R8 | 1 << OVM_R9 | 1 << OVM_R10 | 1 << OVM_R11 | OVM_MASK_FLAGS,
+};
+
+struct known_insn {
+	struct ovm_known bytes;
+	struct ovm_insn insn;
 };
 
 struct ovm_decoder {
@@ -27,6 +33,7 @@ struct ovm_decoder {
 	struct ovm_opcode_info *opcodes; /* by MC opcode */
 	struct ovm_reg_info *regs;	 /* by MC register */
 	uint32_t n_opcodes, n_regs;
+	struct known_insn *known; /* [1 << KNOWN_LOG2], by hash of the bytes */
 };
 
 int ovm_decoder_open(struct ovm_ctx *ctx, struct ovm_decoder **out)
@@ -45,6 +52,7 @@ int ovm_decoder_open(struct ovm_ctx *ctx, struct ovm_decoder **out)
 	dec->opcodes = ovm_alloc_array(dec->n_opcodes, sizeof(*dec->opcodes));
 	for (uint32_t i = 0; i < dec->n_opcodes; i++)
 		ovm_opcode_info_of(mc, dec->regs, i, &dec->opcodes[i]);
+	dec->known = ovm_alloc_array(1 << KNOWN_LOG2, sizeof(*dec->known));
 	*out = dec;
 	return 0;
 }
@@ -56,6 +64,7 @@ void ovm_decoder_close(struct ovm_decoder *dec)
 	ovm_mc_close(dec->mc);
 	free(dec->opcodes);
 	free(dec->regs);
+	free(dec->known);
 	free(dec);
 }
 
@@ -79,6 +88,7 @@ static void set_relative(struct ovm_insn *insn, const uint8_t *bytes, unsigned w
 	insn->kind = kind;
 	insn->disp_len = (uint8_t)width;
 	insn->disp_off = (uint8_t)(insn->len - width);
+	insn->imm = 0; /* to MC the distance, or the condition */
 	insn->target = ovm_va_add(insn->va, insn->len + read_signed(bytes + insn->disp_off, width));
 }
 
@@ -385,15 +395,13 @@ static bool takes_lock(const struct ovm_encoding *enc)
 		(op == 0xc7 && reg == 1));				/* cmpxchg8b */
 }
 
-unsigned ovm_decode_one(struct ovm_decoder *dec, const uint8_t *bytes, size_t avail, ovm_va va,
-			struct ovm_insn *out)
+static unsigned decode(struct ovm_decoder *dec, const uint8_t *bytes, size_t avail, ovm_va va,
+		       struct ovm_insn *out)
 {
 	struct ovm_mc_insn mc;
 	struct ovm_encoding enc;
 	unsigned len = 0;
 	bool is_glued = false;
-	if (avail > MAX_INSN)
-		avail = MAX_INSN;
 	for (;;) {
 		unsigned n = ovm_mc_decode(dec->mc, bytes + len, avail - len, va.v + len, &mc);
 		if (!n)
@@ -415,6 +423,53 @@ unsigned ovm_decode_one(struct ovm_decoder *dec, const uint8_t *bytes, size_t av
 				 .index = OVM_REG_NONE,
 				 .flags = is_glued ? OVM_INSN_GLUED : 0};
 	fill(dec, &mc, &enc, bytes, out);
+	return len;
+}
+
+/* --- known instructions --- */
+
+static bool is_relative(const struct ovm_insn *insn)
+{
+	return insn->kind == OVM_INSN_JMP || insn->kind == OVM_INSN_JCC ||
+	       insn->kind == OVM_INSN_JCXZ || insn->kind == OVM_INSN_CALL;
+}
+
+static void remember(struct known_insn *known, const uint8_t *bytes, const struct ovm_insn *insn)
+{
+	bool has_field = is_relative(insn) || (insn->flags & OVM_INSN_RIP_REL);
+	ovm_known_set(&known->bytes, bytes, insn->len, insn->disp_off,
+		      has_field ? insn->disp_len : 0);
+	known->insn = *insn;
+}
+
+/* The known instruction at another place, with the field that stands there. */
+static void recall(const struct known_insn *known, const uint8_t *bytes, ovm_va va,
+		   struct ovm_insn *out)
+{
+	*out = known->insn;
+	out->va = va;
+	bool relative = is_relative(out);
+	if (!relative && !(out->flags & OVM_INSN_RIP_REL))
+		return;
+	int64_t field = read_signed(bytes + out->disp_off, out->disp_len);
+	if (!relative)
+		out->disp = (int32_t)field;
+	out->target = ovm_va_add(va, out->len + field);
+}
+
+unsigned ovm_decode_one(struct ovm_decoder *dec, const uint8_t *bytes, size_t avail, ovm_va va,
+			struct ovm_insn *out)
+{
+	if (avail < MAX_INSN)
+		return decode(dec, bytes, avail, va, out);
+	struct known_insn *known = &dec->known[ovm_known_hash(bytes) & ((1u << KNOWN_LOG2) - 1)];
+	if (ovm_known_is(&known->bytes, bytes)) {
+		recall(known, bytes, va, out);
+		return out->len;
+	}
+	unsigned len = decode(dec, bytes, MAX_INSN, va, out);
+	if (len)
+		remember(known, bytes, out);
 	return len;
 }
 

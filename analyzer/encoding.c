@@ -156,3 +156,38 @@ bool ovm_encoding_parse(const uint8_t *bytes, size_t len, struct ovm_encoding *o
 	}
 	return true;
 }
+
+/* Bit as above: the opcode has an immediate that is no branch's distance. */
+static const uint32_t imm_1byte[8] = {
+    0x30303030, 0x30303030, 0x00000000, 0x00000f00, /* 00 20 40 60 */
+    0x0000000b, 0xffff0300, 0x000000c3, 0x00000000, /* 80 a0 c0 e0 */
+};
+
+/* Bytes of legacy prefixes, at most one, and REX. */
+static unsigned guess_prefixes(const uint8_t *p)
+{
+	unsigned i = p[0] == 0x66 || (p[0] & 0xfe) == 0xf2;
+	return i + ((p[i] & 0xf0) == 0x40);
+}
+
+unsigned ovm_encoding_guess_len(const uint8_t *bytes)
+{
+	const uint8_t *p = bytes + guess_prefixes(bytes);
+	bool is_modrm = true, is_imm = false;
+	if (p[0] == 0x0f) {
+		is_modrm = has_bit(modrm_0f, p[1]);
+		p += p[1] == 0x38 || p[1] == 0x3a ? 3 : 2;
+	} else if (p[0] == 0xc5 || p[0] == 0xc4 || p[0] == 0x62) { /* VEX, EVEX */
+		p += p[0] == 0xc5 ? 3 : p[0] == 0xc4 ? 4 : 5;
+	} else {
+		is_modrm = has_bit(modrm_1byte, p[0]);
+		is_imm = has_bit(imm_1byte, p[0]);
+		p++;
+	}
+	if (is_modrm) {
+		unsigned mod = p[0] >> 6, rm = p[0] & 7;
+		p += 1 + (mod != 3 && rm == 4);
+		p += mod == 1 ? 1 : mod == 2 ? 4 : 0;
+	}
+	return (unsigned)(p - bytes) + is_imm; /* 2 + 5 + 6 + 1 at most */
+}

@@ -36,6 +36,10 @@ struct ovm_encoding {
  * newer than this file. */
 bool ovm_encoding_parse(const uint8_t *bytes, size_t len, struct ovm_encoding *out);
 
+/* How many of the 15 bytes at @bytes tell one instruction from most others: up to its displacement
+ * (without, if that is RIP-relative) and the first byte of an immediate. A guess, 1..15. */
+unsigned ovm_encoding_guess_len(const uint8_t *bytes);
+
 static inline uint8_t
 ovm_encoding_reg(const struct ovm_encoding *enc) /* the /r or /digit field, without REX */
 {

@@ -70,7 +70,7 @@ static bool decode_old(struct ovm_check *check, uint64_t va, const uint8_t **p,
 {
 	size_t avail;
 	*p = ovm_check_old_code(check, va, &avail);
-	return *p && ovm_check_decode(&check->dec, *p, avail, va, out);
+	return *p && ovm_check_decode_known(check->known, &check->dec, *p, avail, va, out);
 }
 
 static bool decode_new(const struct ovm_check *check, uint32_t off, struct ovm_check_insn *out)
@@ -78,9 +78,9 @@ static bool decode_new(const struct ovm_check *check, uint32_t off, struct ovm_c
 	if (off >= check->code_end)
 		return false;
 	uint32_t rest = check->code_end - off;
-	return ovm_check_decode(&check->dec, check->overlay->bytes + off,
-				rest < INSN_MAX ? rest : INSN_MAX, check->overlay->base.v + off,
-				out);
+	return ovm_check_decode_known(check->known, &check->dec, check->overlay->bytes + off,
+				      rest < INSN_MAX ? rest : INSN_MAX,
+				      check->overlay->base.v + off, out);
 }
 
 /* --- arriving

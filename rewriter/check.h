@@ -22,7 +22,12 @@ struct ovm_check_result {
 int ovm_check(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_regions *regions, const struct ovm_overlay *overlay,
 	      struct ovm_check_result *result);
 
-/* The two decoders agree on [lo, hi): lengths, control flow, RIP-relative fields. 0 or OVM_REFUSED. For disagreement tests and engine.c. */
-int ovm_check_decoders(const struct ovm_image *image, const struct ovm_insn *insns, uint32_t n);
+/* What the second decoder has seen (check_known.c). One for each thread; free with free(). */
+struct ovm_check_known;
+struct ovm_check_known *ovm_check_known_new(void);
+
+/* The two decoders agree on the instructions @insns: lengths, control flow, RIP-relative fields. 0 or OVM_REFUSED. @known may be
+ * NULL. For disagreement tests and engine.c. */
+int ovm_check_decoders(const struct ovm_image *image, const struct ovm_insn *insns, uint32_t n, struct ovm_check_known *known);
 
 #endif

@@ -288,7 +288,8 @@ static bool agree(const struct ovm_insn *a, const struct ovm_check_insn *b)
 	       a->disp_len == b->field_len;
 }
 
-int ovm_check_decoders(const struct ovm_image *image, const struct ovm_insn *insns, uint32_t n)
+int ovm_check_decoders(const struct ovm_image *image, const struct ovm_insn *insns, uint32_t n,
+		       struct ovm_check_known *known)
 {
 	ZydisDecoder dec;
 	ovm_check_decoder_init(&dec);
@@ -303,7 +304,8 @@ int ovm_check_decoders(const struct ovm_image *image, const struct ovm_insn *ins
 		uint64_t avail = segment->filesz - (insn->va.v - segment->lo.v);
 		const uint8_t *p = ovm_image_code(image, insn->va, avail < 15 ? avail : 15);
 		if (!p ||
-		    !ovm_check_decode(&dec, p, avail < 15 ? avail : 15, insn->va.v, &second) ||
+		    !ovm_check_decode_known(known, &dec, p, avail < 15 ? avail : 15, insn->va.v,
+					    &second) ||
 		    !agree(insn, &second))
 			return OVM_REFUSED;
 	}

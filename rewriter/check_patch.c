@@ -51,7 +51,7 @@ static bool decode(struct ovm_check *check, uint64_t va, struct ovm_check_insn *
 {
 	size_t avail;
 	const uint8_t *p = ovm_check_old_code(check, va, &avail);
-	return p && ovm_check_decode(&check->dec, p, avail, va, out);
+	return p && ovm_check_decode_known(check->known, &check->dec, p, avail, va, out);
 }
 
 /* No instruction but the last of the window may leave a return address. */

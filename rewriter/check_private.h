@@ -28,7 +28,12 @@ void ovm_check_flags_decoder_init(ZydisDecoder *dec); /* for ovm_check_decode_fl
 bool ovm_check_decode(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
 		      struct ovm_check_insn *out);
 
-/* The same, and what it does to flags. @dec from ovm_check_flags_decoder_init. */
+/* The same, remembered in @known (not if NULL) for other places where the same bytes stand. */
+bool ovm_check_decode_known(struct ovm_check_known *known, const ZydisDecoder *dec,
+			    const uint8_t *p, size_t avail, uint64_t va,
+			    struct ovm_check_insn *out);
+
+/* ovm_check_decode, and what it does to flags. @dec from ovm_check_flags_decoder_init. */
 bool ovm_check_decode_flags(const ZydisDecoder *dec, const uint8_t *p, size_t avail, uint64_t va,
 			    struct ovm_check_insn *out, struct ovm_check_flags *flags);
 
@@ -49,6 +54,7 @@ struct ovm_check { /* one run of the checker; its parts (check_run.c) have one e
 	const struct ovm_overlay *overlay;
 	struct ovm_check_result *result;
 	ZydisDecoder dec, flags_dec;
+	struct ovm_check_known *known; /* by dec */
 	uint32_t code_end; /* overlay bytes [0, code_end) are code */
 	uint32_t *bucket;  /* [code_end / OVM_CHECK_BUCKET + 1]: first map entry at or behind that offset */
 	uint32_t *by_load; /* claims of tables, sorted by (old_load) */

@@ -115,7 +115,9 @@ static void run_part(void *arg, uint32_t i)
 	struct parts *parts = arg;
 	uint32_t n = parts->n_pieces + 3;
 	struct part *part = &parts->v[n - 1 - i];
+	part->check.known = ovm_check_known_new();
 	part->ok = do_part(&part->check, n - 1 - i, parts->n_pieces);
+	free(part->check.known);
 }
 
 static bool run_parts(const struct ovm_check *check)

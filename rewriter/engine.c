@@ -20,6 +20,7 @@
 
 enum {
 	MAX_ROUNDS = 64,
+	COMPARE_PIECES = 16, /* what one remembers of decoding, another does not know */
 	CALLEE_STEPS =
 	    2, /* from sampled regions: what runs there is instrumented before a sample finds it */
 };
@@ -52,18 +53,24 @@ struct comparison {
 	bool *differs; /* [cfgs.n] */
 };
 
-static void compare_decoders(void *arg, uint32_t i)
+/* Every COMPARE_PIECES-th graph from @first on. */
+static void compare_decoders(void *arg, uint32_t first)
 {
 	const struct comparison *c = arg;
-	const struct ovm_cfg *cfg = c->engine->program.cfgs.v[i];
-	c->differs[i] = cfg && ovm_check_decoders(c->engine->image, cfg->insns, cfg->n_insns);
+	struct ovm_check_known *known = ovm_check_known_new();
+	for (uint32_t i = first; i < c->engine->program.cfgs.n; i += COMPARE_PIECES) {
+		const struct ovm_cfg *cfg = c->engine->program.cfgs.v[i];
+		c->differs[i] =
+		    cfg && ovm_check_decoders(c->engine->image, cfg->insns, cfg->n_insns, known);
+	}
+	free(known);
 }
 
 static void drop_disagreeing(struct ovm_ctx *ctx, struct ovm_engine *engine)
 {
 	uint32_t n = engine->program.cfgs.n;
 	struct comparison c = {engine, ovm_alloc_array(n, sizeof(bool))};
-	ovm_parallel(n, compare_decoders, &c);
+	ovm_parallel(n < COMPARE_PIECES ? n : COMPARE_PIECES, compare_decoders, &c);
 	for (uint32_t i = 0; i < n; i++)
 		if (c.differs[i])
 			ovm_program_drop(ctx, &engine->program, i, OVM_REFUSE_DECODERS_DISAGREE);

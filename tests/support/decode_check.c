@@ -73,7 +73,7 @@ static void compare_regions(struct audit *a, const struct ovm_regions *regions)
 			continue;
 		}
 		a->n.insns += insns.n;
-		if (ovm_check_decoders(a->image, insns.v, insns.n)) {
+		if (ovm_check_decoders(a->image, insns.v, insns.n, NULL)) {
 			a->n.disagree++;
 			continue;
 		}

@@ -361,25 +361,25 @@ static void test_decoders(void **state)
 		const struct ovm_cfg *cfg = f->engine.program.cfgs.v[c];
 		if (!cfg)
 			continue;
-		assert_int_equal(ovm_check_decoders(f->image, cfg->insns, cfg->n_insns), 0);
+		assert_int_equal(ovm_check_decoders(f->image, cfg->insns, cfg->n_insns, NULL), 0);
 		for (uint32_t i = 0; i < cfg->n_insns; i++, n++) {
 			struct ovm_insn insn = cfg->insns[i];
 			insn.len++;
-			assert_int_equal(ovm_check_decoders(f->image, &insn, 1), OVM_REFUSED);
+			assert_int_equal(ovm_check_decoders(f->image, &insn, 1, NULL), OVM_REFUSED);
 			insn = cfg->insns[i];
 			insn.kind = insn.kind == OVM_INSN_RET ? OVM_INSN_OTHER : OVM_INSN_RET;
-			assert_int_equal(ovm_check_decoders(f->image, &insn, 1), OVM_REFUSED);
+			assert_int_equal(ovm_check_decoders(f->image, &insn, 1, NULL), OVM_REFUSED);
 			insn = cfg->insns[i];
 			insn.target.v++;
 			bool has_target = insn.disp_len && (insn.target.v != 1);
-			assert_int_equal(ovm_check_decoders(f->image, &insn, 1),
+			assert_int_equal(ovm_check_decoders(f->image, &insn, 1, NULL),
 					 has_target ? OVM_REFUSED : 0);
 		}
 	}
 	assert_true(n > 50);
-	assert_int_equal(ovm_check_decoders(f->image, NULL, 0), 0);
+	assert_int_equal(ovm_check_decoders(f->image, NULL, 0, NULL), 0);
 	struct ovm_insn nowhere = {.va = {1}, .len = 1};
-	assert_int_equal(ovm_check_decoders(f->image, &nowhere, 1), OVM_REFUSED);
+	assert_int_equal(ovm_check_decoders(f->image, &nowhere, 1, NULL), OVM_REFUSED);
 }
 
 int main(void)

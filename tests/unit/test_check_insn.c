@@ -364,7 +364,7 @@ static struct ovm_insn first(uint8_t kind, uint8_t len, uint64_t target, uint8_t
 
 static int agrees(const struct ovm_insn *insn)
 {
-	return ovm_check_decoders(&it.image, insn, 1);
+	return ovm_check_decoders(&it.image, insn, 1, NULL);
 }
 
 static void test_decoders(void **state)
@@ -436,16 +436,16 @@ static void test_decoders_at_the_edge(void **state)
 		insns[i] = first(OVM_INSN_RET, 1, 0, 0, 0);
 	insns[1].va.v = OLD + 0x7f;
 	insns[2].va.v = OLD + 0xbf; /* the last byte of the file */
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 3), 0);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 3, NULL), 0);
 	old(0xbf, "31"); /* half an instruction */
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 3), OVM_REFUSED);
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 2), 0);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 3, NULL), OVM_REFUSED);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 2, NULL), 0);
 	insns[2].va.v = OLD + 0xc0; /* memory, but not of the file */
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 3), OVM_REFUSED);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 3, NULL), OVM_REFUSED);
 	insns[2].va.v = OLD + SIZE; /* nothing */
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 3), OVM_REFUSED);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 3, NULL), OVM_REFUSED);
 	segments[0].flags = PF_R; /* no code */
-	assert_int_equal(ovm_check_decoders(&it.image, insns, 1), OVM_REFUSED);
+	assert_int_equal(ovm_check_decoders(&it.image, insns, 1, NULL), OVM_REFUSED);
 }
 
 int main(void)
