@@ -21,7 +21,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { EXIT_OURS = 125 };
+enum {
+	EXIT_OURS = 125,
+	SPARE_MS = 10, /* of work ahead, between two drains */
+};
 
 static const char default_output[] = "optvm.prof";
 
@@ -30,6 +33,7 @@ struct recording {
 	struct ovm_recorder_hook hook;
 	struct ovm_countrec *counts; /* NULL: samples only */
 	struct ovm_profile *prior;   /* NULL: none given */
+	struct ovm_annotator *annotator;
 	bool uniform;
 	const char *path;
 };
@@ -65,7 +69,7 @@ static int finish(struct ovm_ctx *ctx, const struct recording *rec, struct ovm_p
 			 rec->prior || rec->uniform ? counts : "");
 		return OVM_REFUSED;
 	}
-	ovm_annotate_profile(prof);
+	ovm_annotator_finish(rec->annotator, prof);
 	int err = ovm_profile_save(ctx, prof, path);
 	if (!err)
 		ovm_summary(ctx,
@@ -182,6 +186,15 @@ static void set_counting(struct recording *rec, enum ovm_when when)
 	rec->opts.hook = &rec->hook;
 }
 
+/* While the program runs: what would be to do at its end. */
+static void work_ahead(void *arg, struct ovm_sampler *sampler)
+{
+	struct ovm_annotator *annotator = arg;
+	if (ovm_annotator_wants(annotator, ovm_sampler_n_samples(sampler)))
+		ovm_annotator_look(annotator, ovm_sampler_profile(sampler));
+	ovm_annotator_ahead(annotator, SPARE_MS);
+}
+
 int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	struct recording rec;
@@ -198,8 +211,12 @@ int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 		return err;
 	}
 	set_counting(&rec, counters);
+	rec.annotator = ovm_annotator_new();
+	rec.opts.spare = work_ahead;
+	rec.opts.spare_arg = rec.annotator;
 	err = pid ? record_process(ctx, &rec, (pid_t)pid)
 		  : record_program(ctx, &rec, opts->words, status);
+	ovm_annotator_free(rec.annotator);
 	ovm_countrec_free(rec.counts);
 	ovm_profile_free(rec.prior);
 	return err;

@@ -18,7 +18,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { DRAIN_MS = 100 };
+enum {
+	DRAIN_MS = 100,
+	URGENT_MS = 20, /* a hook that wants its next step sooner is not kept waiting */
+};
 
 static double now_s(void)
 {
@@ -40,12 +43,16 @@ static struct ovm_profile *take_profile(struct ovm_ctx *ctx, const struct ovm_re
 	return copy;
 }
 
-/* Drain, let the hook do its work. False if the sampler failed. */
+/* Drain, do what is not urgent. False if the sampler failed. */
 static bool drain(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
 		  struct ovm_sampler *sampler)
 {
 	int patience = opts->hook ? opts->hook->patience(opts->hook->arg) : DRAIN_MS;
-	return ovm_sampler_drain(ctx, sampler, patience) == 0;
+	if (ovm_sampler_drain(ctx, sampler, patience))
+		return false;
+	if (opts->spare && patience > URGENT_MS && !ovm_sampler_is_tracer(sampler))
+		opts->spare(opts->spare_arg, sampler);
+	return true;
 }
 
 static bool has_ended(const struct ovm_recorder_opts *opts, struct ovm_sampler *sampler, pid_t pid,

@@ -20,6 +20,9 @@ struct ovm_recorder_hook {
 struct ovm_recorder_opts {
 	struct ovm_sampler_opts sampler;
 	const struct ovm_recorder_hook *hook; /* NULL: none */
+	/* Work that may be done while nothing is urgent, some 10 ms at a time. NULL: none */
+	void (*spare)(void *arg, struct ovm_sampler *sampler);
+	void *spare_arg;
 	double duration; /* seconds of sampling, 0: until the program ends. A launched program then
 			    goes on unsampled */
 };

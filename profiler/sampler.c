@@ -560,6 +560,11 @@ uint64_t ovm_sampler_n_samples(const struct ovm_sampler *sampler)
 	return sampler->tally.n_samples;
 }
 
+bool ovm_sampler_is_tracer(const struct ovm_sampler *sampler)
+{
+	return sampler->tracer != NULL;
+}
+
 pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,
 			  bool (*is_wanted)(void *arg, pid_t pid), void *arg)
 {

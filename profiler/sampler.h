@@ -71,6 +71,9 @@ pid_t ovm_sampler_busiest(const struct ovm_sampler *sampler,
 /* Samples of user code so far, of all processes. */
 uint64_t ovm_sampler_n_samples(const struct ovm_sampler *sampler);
 
+/* Does it sample by ptrace? Then threads wait for its drains. */
+bool ovm_sampler_is_tracer(const struct ovm_sampler *sampler);
+
 /* Disable the events (a ptrace sampler lets go of every thread). Draining still works and then
  * holds nothing back. */
 void ovm_sampler_stop(struct ovm_sampler *sampler);
