@@ -17,8 +17,9 @@
  * Branches with an 8-bit distance would give a chance hit at each window. They come from nearby, so
  * the instructions there are decoded.
  *
- * Cost: a target is looked up in a small bitmap (one bit for 64 bytes of code, fits the
- * second-level cache) before anything else; about 1 ns a byte of code, less for data.
+ * Cost: 16 bytes at a time are asked whether an opcode or an address among the windows is there at
+ * all; a target is looked up in a small bitmap (one bit for 64 bytes of code, fits the second-level
+ * cache) before anything else.
  *
  * Not seen: a table of distances, in a region that is not copied, to a label within 5 bytes of
  * another region's start.
@@ -26,6 +27,7 @@
 #include "analyzer/xref.h"
 
 #include <elf.h>
+#include <emmintrin.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +36,7 @@ enum {
 	ENDBR_LEN = 4,
 	GRANULE = 6,	      /* log2 of the bytes one filter bit stands for, at least */
 	FILTER_LOG2_MAX = 23, /* bits in the filter, at most */
+	STEP = 16,	      /* bytes that are looked at together */
 	REL8_BEFORE = 128, /* where the opcode of a rel8 branch into a window may stand, before and
 			      after its start */
 	REL8_AFTER = 131,
@@ -198,36 +201,82 @@ static inline uint32_t load32(const uint8_t *p) /* ovm_le32 where a call would s
 	return x;
 }
 
-/* e8/e9 disp32; 0f 80..8f disp32; 8d modrm(rip) disp32; at any byte */
+/* e8/e9 disp32; 0f 80..8f disp32; 8d modrm(rip) disp32 */
+static void scan_opcode(struct scan *scan, const uint8_t *p, uint64_t i, uint64_t n, uint64_t va)
+{
+	if (p[i] == 0xe8 || p[i] == 0xe9) {
+		if (i + 5 <= n)
+			meet(scan, va + i + 5 + (uint64_t)(int32_t)load32(p + i + 1), HOW_BRANCH);
+		return;
+	}
+	if (i + 6 > n)
+		return;
+	uint64_t target = va + i + 6 + (uint64_t)(int32_t)load32(p + i + 2);
+	if (p[i] == 0x0f && (p[i + 1] & 0xf0) == 0x80)
+		meet(scan, target, HOW_BRANCH);
+	else if (p[i] == 0x8d && (p[i + 1] & 0xc7) == 0x05)
+		meet(scan, target, HOW_LEA);
+}
+
+/* A bit for each of 16 bytes that may be an opcode of the above. */
+static inline unsigned opcodes(const uint8_t *p)
+{
+	__m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+	__m128i branch = _mm_cmpeq_epi8(_mm_and_si128(bytes, _mm_set1_epi8((char)0xfe)),
+					_mm_set1_epi8((char)0xe8));
+	__m128i other = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x0f)),
+				     _mm_cmpeq_epi8(bytes, _mm_set1_epi8((char)0x8d)));
+	return (unsigned)_mm_movemask_epi8(_mm_or_si128(branch, other));
+}
+
+/* At any byte. */
 static void scan_code(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
 {
-	bool is_opcode[256] = {[0xe8] = true, [0xe9] = true, [0x0f] = true, [0x8d] = true};
-	for (uint64_t i = 0; i + 5 <= n; i++) {
-		if (!is_opcode[p[i]])
-			continue;
-		if (p[i] == 0xe8 || p[i] == 0xe9) {
-			meet(scan, va + i + 5 + (uint64_t)(int32_t)load32(p + i + 1), HOW_BRANCH);
-			continue;
-		}
-		if (i + 6 > n)
-			continue;
-		uint64_t target = va + i + 6 + (uint64_t)(int32_t)load32(p + i + 2);
-		if (p[i] == 0x0f && (p[i + 1] & 0xf0) == 0x80)
-			meet(scan, target, HOW_BRANCH);
-		else if (p[i] == 0x8d && (p[i + 1] & 0xc7) == 0x05)
-			meet(scan, target, HOW_LEA);
+	uint64_t i = 0;
+	for (; i + STEP <= n; i += STEP)
+		for (unsigned bits = opcodes(p + i); bits; bits &= bits - 1)
+			scan_opcode(scan, p, i + (unsigned)__builtin_ctz(bits), n, va);
+	for (; i < n; i++)
+		scan_opcode(scan, p, i, n, va);
+}
+
+/* A bit for each of the 16 32-bit values from @p on, one at every byte, that lies in [lo, lo +
+ * span). Reads 19 bytes. */
+static inline unsigned nears(const uint8_t *p, uint32_t lo, uint32_t span)
+{
+	const __m128i sign = _mm_set1_epi32(INT32_MIN); /* compares are signed */
+	const __m128i base = _mm_set1_epi32((int32_t)lo);
+	const __m128i limit = _mm_xor_si128(_mm_set1_epi32((int32_t)span), sign);
+	__m128i hit[4];
+	for (unsigned k = 0; k < 4; k++) {
+		__m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + k));
+		__m128i at = _mm_xor_si128(_mm_sub_epi32(v, base), sign);
+		hit[k] = _mm_srli_epi32(_mm_cmplt_epi32(at, limit), 24); /* one byte a value */
 	}
+	__m128i bytes =
+	    _mm_or_si128(_mm_or_si128(hit[0], _mm_slli_epi32(hit[1], 8)),
+			 _mm_or_si128(_mm_slli_epi32(hit[2], 16), _mm_slli_epi32(hit[3], 24)));
+	return (unsigned)_mm_movemask_epi8(bytes);
+}
+
+static inline void scan_value(struct scan *scan, uint64_t value, uint64_t va)
+{
+	if (may_hit(scan, value))
+		found(scan, value, HOW_VALUE, va);
 }
 
 static void scan_values(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
 {
 	bool is_low = scan->lo + scan->span <= UINT32_MAX;
-	uint64_t len = is_low ? 4 : 8;
-	for (uint64_t i = 0; i + len <= n; i++) {
-		uint64_t value = is_low ? load32(p + i) : ovm_le64(p + i);
-		if (may_hit(scan, value))
-			found(scan, value, HOW_VALUE, va + i);
-	}
+	uint64_t len = is_low ? 4 : 8, i = 0;
+	for (; is_low && i + STEP + len <= n; i += STEP)
+		for (unsigned bits = nears(p + i, (uint32_t)scan->lo, (uint32_t)scan->span); bits;
+		     bits &= bits - 1) {
+			uint64_t at = i + (unsigned)__builtin_ctz(bits);
+			scan_value(scan, load32(p + at), va + at);
+		}
+	for (; i + len <= n; i++)
+		scan_value(scan, is_low ? load32(p + i) : ovm_le64(p + i), va + i);
 }
 
 static void scan_segments(struct scan *scan)
