@@ -9,6 +9,14 @@
  * gauges are several opinions: the pair's result is their median. The first milliseconds behind a
  * switch warm up the caches and are not measured.
  *
+ * Measuring costs: half of the time the optimized code is not used, and the switches themselves
+ * (0.2 to 1.5 ms each). So it is looked at now and then whether enough is known:
+ *
+ *   8   16   32   64   120 pairs     certainly faster or slower, or most likely not slower: enough
+ *
+ * and it takes no more than a share of the CPU time the process has used, what it may gain by it is
+ * little else. Then what is more likely (verdict.h) decides.
+ *
  * A frame entered in one kind of copy goes on there until it returns, and what it calls directly
  * counts there too. So both counters of an entry are added up; such frames make the difference look
  * smaller than it is, never larger.
@@ -50,6 +58,8 @@ struct measure {
 	uint32_t n_logs, n_tried;
 	uint32_t armed; /* 0 reference, 1 optimized, 2 not known */
 	double began, last_pause_ms;
+	double cpu_end; /* CPU time of the process, in ms, at which to come to an end */
+	struct ovm_belief belief;
 	struct ovm_measured *out;
 };
 
@@ -277,18 +287,32 @@ static unsigned long long children_time(const struct measure *m)
 	return ovm_procstat_read(m->set->tracee->pid, &stat) ? stat.children_time : 0;
 }
 
-/* Look at the results three times at most; each look has a third of the chance to be wrong. */
+/* Has it cost what it may? */
+static bool is_spent(const struct measure *m)
+{
+	return !m->opts->metric && ovm_cpu_clock_ms(m->set->tracee->pid) >= m->cpu_end;
+}
+
+static bool is_enough(const struct measure *m)
+{
+	return ovm_verdict_is_gain(&m->out->verdict) ||
+	       ovm_verdict_is_loss(&m->out->verdict, OVM_RT_MEASURE_LOSS) ||
+	       ovm_belief_slower(m->belief) < OVM_RT_MEASURE_KEEP || is_spent(m);
+}
+
+/* Each look has its share of the chance to be wrong. */
 static int measure_pairs(struct ovm_ctx *ctx, struct measure *m)
 {
-	static const uint32_t by_gauges[] = {16, 48, 120}, by_metric[] = {8, 16, 32};
-	const uint32_t *looks = m->opts->metric ? by_metric : by_gauges;
-	enum { N_LOOKS = 3 };
-	uint32_t most = looks[N_LOOKS - 1];
+	static const uint32_t looks[] = {8, 16, 32, 64, 120};
+	enum { N_LOOKS = sizeof(looks) / sizeof(looks[0]), N_LOOKS_METRIC = 3 };
+	const unsigned n_looks = m->opts->metric ? N_LOOKS_METRIC : N_LOOKS;
+	uint32_t most = looks[n_looks - 1];
 	unsigned long long children = children_time(m);
 	int rc = 0;
 	bool more = true;
-	for (unsigned look = 0; look < N_LOOKS && more; look++) {
-		while (more && m->n_logs < looks[look] && m->n_tried < 2 * most)
+	for (unsigned look = 0; look < n_looks && more; look++) {
+		while (more && m->n_logs < looks[look] && m->n_tried < 2 * most &&
+		       !(look && is_spent(m)))
 			more = measure_pair(ctx, m, &rc);
 		if (!m->opts->metric && (is_shared(m) || children_time(m) != children)) {
 			snprintf(m->out->why_not, sizeof(m->out->why_not),
@@ -296,10 +320,11 @@ static int measure_pairs(struct ovm_ctx *ctx, struct measure *m)
 			m->n_logs = 0;
 			return rc;
 		}
-		m->out->verdict = ovm_verdict(m->logs, m->n_logs, OVM_RT_MEASURE_ERROR / N_LOOKS);
-		more = more && m->n_logs < most && m->n_tried < 2 * most &&
-		       !ovm_verdict_is_gain(&m->out->verdict) &&
-		       !ovm_verdict_is_loss(&m->out->verdict, OVM_RT_MEASURE_LOSS);
+		m->out->verdict = ovm_verdict(m->logs, m->n_logs, OVM_RT_MEASURE_ERROR / n_looks);
+		m->belief = ovm_belief_update(OVM_RT_MEASURE_PRIOR, m->logs, m->n_logs);
+		ovm_log(OVM_LOG_INFO, "%u pairs: %.4f, slower with a chance of %.2f", m->n_logs,
+			m->out->verdict.ratio, ovm_belief_slower(m->belief));
+		more = more && m->n_logs < most && m->n_tried < 2 * most && !is_enough(m);
 	}
 	return rc;
 }
@@ -321,8 +346,10 @@ static int settle(struct ovm_ctx *ctx, struct measure *m)
 {
 	struct ovm_switch_result switched;
 	struct ovm_forks_result forks;
-	m->out->is_loss =
-	    m->out->verdict.n_pairs && ovm_verdict_is_loss(&m->out->verdict, OVM_RT_MEASURE_LOSS);
+	const struct ovm_verdict *v = &m->out->verdict;
+	bool is_loss = ovm_verdict_is_loss(v, OVM_RT_MEASURE_LOSS);
+	m->out->is_certain = is_loss || ovm_verdict_is_gain(v);
+	m->out->is_loss = v->n_pairs && (is_loss || (!m->out->is_certain && m->belief.mean > 0));
 	if (!m->out->is_loss && m->armed == 1)
 		return 0;
 	int rc = ovm_switch_to(ctx, m->set, m->out->is_loss ? OVM_NONE : m->opts->optimized,
@@ -337,6 +364,9 @@ int ovm_measure(struct ovm_ctx *ctx, struct ovm_generations *set,
 {
 	struct measure m = {
 	    .set = set, .opts = opts, .armed = 2, .out = out, .began = ovm_now_ms()};
+	double used = ovm_cpu_clock_ms(set->tracee->pid);
+	m.cpu_end = used + used / OVM_RT_MEASURE_SHARE;
+	m.belief = OVM_RT_MEASURE_PRIOR;
 	int rc = 0;
 	*out = (struct ovm_measured){.verdict = {.ratio = 1, .hi = HUGE_VAL}};
 	if (!opts->metric)

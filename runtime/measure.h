@@ -19,11 +19,13 @@ struct ovm_measured {
 	uint32_t n_gauges;	    /* 0: a metric */
 	double took_s, max_pause_ms;
 	bool is_loss;	   /* and undone: the process runs its original code */
+	bool is_certain;   /* the verdict, not only likely */
 	char why_not[160]; /* not measured; empty if it was */
 };
 
-/* Arm reference and optimized code by turns until it is certain which is faster, or as long as is
- * reasonable. Afterwards the optimized code is armed, but after a loss nothing is. Fails like
+/* Arm reference and optimized code by turns until it is clear which is faster, or as long as is
+ * reasonable. Afterwards the optimized code is armed, but after a loss, or where one is more likely
+ * than not, nothing is. Fails like
  * ovm_switch; the process then runs one or the other. */
 int ovm_measure(struct ovm_ctx *ctx, struct ovm_generations *set,
 		const struct ovm_measure_opts *opts, struct ovm_measured *out);

@@ -406,9 +406,10 @@ static int measure(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_ga
 	ovm_built_fini(&reference);
 	if (rc == 0 && out->is_loss) {
 		ovm_fail(ctx, OVM_OK,
-			 "undone: the same work took %.3f times as long (%u pairs of windows, "
+			 "undone: the same work took %.3f times as long (%u pairs of windows, %s "
 			 "between %.3f and %.3f)",
-			 out->verdict.ratio, out->verdict.n_pairs, out->verdict.lo,
+			 out->verdict.ratio, out->verdict.n_pairs,
+			 out->is_certain ? "certainly" : "most likely slower,", out->verdict.lo,
 			 out->verdict.hi);
 		r->final = OVM_NONE;
 		return OVM_REFUSED;

@@ -9,6 +9,15 @@
  * The distribution: each of the ranks 1..n has either sign with probability one half, so the number
  * of ways to reach each sum is the product of (1 + x^rank).
  *
+ * Certainty takes many pairs, and each costs the process time. Before that there is a belief: what
+ * optimizing does to programs as a rule, corrected by what was measured as far as that can be
+ * relied on.
+ *
+ *   before   mean m, variance v                 after   weight w = v / (v + e^2)
+ *   pairs    estimate x, standard error e               mean   w x + (1 - w) m, variance (1 - w) v
+ *
+ * The error is half of the interval that the truth lies in with the chance of one sigma.
+ *
  * Reference: Hodges and Lehmann 1963, "Estimates of location based on rank tests".
  */
 #include "runtime/verdict.h"
@@ -62,6 +71,25 @@ struct ovm_verdict ovm_verdict(double *logs, uint32_t n, double error)
 	}
 	free(averages);
 	return v;
+}
+
+struct ovm_belief ovm_belief_update(struct ovm_belief before, double *logs, uint32_t n)
+{
+	const double beyond_sigma = 0.15866; /* of a normal distribution, on each side */
+	struct ovm_verdict v = ovm_verdict(logs, n, beyond_sigma);
+	if (v.lo <= 0)
+		return before;
+	double error = (log(v.hi) - log(v.lo)) / 2, variance = before.sd * before.sd;
+	double weight = variance / (variance + error * error);
+	return (struct ovm_belief){weight * log(v.ratio) + (1 - weight) * before.mean,
+				   sqrt((1 - weight) * variance)};
+}
+
+double ovm_belief_slower(struct ovm_belief belief)
+{
+	if (belief.sd <= 0)
+		return belief.mean > 0 ? 1 : 0;
+	return erfc(-belief.mean / belief.sd / sqrt(2)) / 2;
 }
 
 bool ovm_verdict_is_loss(const struct ovm_verdict *v, double tolerance)

@@ -18,6 +18,18 @@ struct ovm_verdict {
  * above hi. */
 struct ovm_verdict ovm_verdict(double *logs, uint32_t n, double error);
 
+/* What is believed of the logarithm of the ratio: a normal distribution. */
+struct ovm_belief {
+	double mean, sd;
+};
+
+/* @before: what was believed before the pairs were measured, by Bayes' rule what is then. Pairs
+ * that agree well outweigh it, a few that do not leave it as it is. @logs as above. */
+struct ovm_belief ovm_belief_update(struct ovm_belief before, double *logs, uint32_t n);
+
+/* The chance that it is slower. */
+double ovm_belief_slower(struct ovm_belief belief);
+
 /* Certainly slower, and by more than @tolerance (0.01: 1 %). Certainly faster. */
 bool ovm_verdict_is_loss(const struct ovm_verdict *verdict, double tolerance);
 bool ovm_verdict_is_gain(const struct ovm_verdict *verdict);

@@ -46,6 +46,36 @@ static void test_outlier(void **state)
 	assert_true(v.ratio > 0.90 && v.ratio < 0.94);
 }
 
+/* Bayes' rule for two normal distributions; pairs that say nothing change nothing. */
+static void test_belief(void **state)
+{
+	(void)state;
+	const struct ovm_belief before = {-0.03, 0.05};
+	double logs[64];
+	struct ovm_belief b = ovm_belief_update(before, logs, 0);
+	assert_true(b.mean == before.mean && b.sd == before.sd);
+	logs[0] = 0.5;
+	b = ovm_belief_update(before, logs, 1);
+	assert_true(b.mean == before.mean && b.sd == before.sd);
+	for (int i = 0; i < 64; i++) /* a standard error of about 0.2 * sqrt(12) / 12 / 8 * 1.02 */
+		logs[i] = 0.02 + (i - 31.5) / 64 * 0.2;
+	b = ovm_belief_update(before, logs, 64);
+	assert_true(b.mean > 0.015 && b.mean < 0.02);
+	assert_true(b.sd > 0.005 && b.sd < 0.01);
+	assert_true(ovm_belief_slower(b) > 0.95);
+	for (int i = 0; i < 64; i++) /* twenty times as wide: hardly worth anything */
+		logs[i] = 0.02 + (i - 31.5) / 64 * 4;
+	b = ovm_belief_update(before, logs, 64);
+	assert_true(b.mean < -0.015 && b.mean > before.mean && b.sd < before.sd);
+	for (int i = 0; i < 64; i++)
+		logs[i] = 0.01;
+	b = ovm_belief_update(before, logs, 64); /* beyond doubt */
+	assert_true(fabs(b.mean - 0.01) < 1e-12 && ovm_belief_slower(b) == 1);
+	assert_true(fabs(ovm_belief_slower((struct ovm_belief){0, 0.1}) - 0.5) < 1e-12);
+	assert_true(fabs(ovm_belief_slower((struct ovm_belief){-0.05, 0.05}) - 0.158655) < 1e-5);
+	assert_true(ovm_belief_slower((struct ovm_belief){0, 0}) == 0);
+}
+
 static void test_most(void **state)
 {
 	(void)state;
@@ -86,7 +116,7 @@ static void test_errors(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_nothing), cmocka_unit_test(test_interval), cmocka_unit_test(test_outlier),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_nothing), cmocka_unit_test(test_interval), cmocka_unit_test(test_outlier), cmocka_unit_test(test_belief),
 					   cmocka_unit_test(test_most), cmocka_unit_test(test_errors)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
