@@ -277,10 +277,11 @@ static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		return rc;
 	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
 	refuse_skipped(ctx, opts, &engine->regions);
-	const struct ovm_program_opts program_opts = {.share = opts->share,
-						      .is_live = opts->is_live,
-						      .callee_steps =
-							  opts->is_counting ? CALLEE_STEPS : 0};
+	const struct ovm_program_opts program_opts = {
+	    .share = opts->share,
+	    .is_live = opts->is_live,
+	    .callee_steps = opts->is_counting && !opts->no_callees ? CALLEE_STEPS : 0,
+	};
 	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
 			       opts->uniform ? NULL : module, &program_opts, &engine->program);
 	if (rc)

@@ -13,6 +13,7 @@ struct ovm_engine_opts {
 	struct ovm_layout_opts layout;
 	ovm_va base;                    /* where the overlay will be */
 	bool is_counting;               /* an instrumented overlay: original block order, all blocks */
+	bool no_callees;                /* is_counting: only regions with samples, not what they call */
 	const ovm_va *gauges;           /* [n_gauges] ascending starts of regions whose entries are counted, in copies that are plain otherwise */
 	uint32_t n_gauges;
 	ovm_va counters;                /* with either: where the counters will be */

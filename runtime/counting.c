@@ -250,7 +250,7 @@ static bool is_over(struct ovm_counting *c, double now)
 	if (age >= OVM_RT_WINDOW_MS)
 		return true;
 	struct look found = look(c);
-	c->next_look = now + age;
+	c->next_look = fmin(now + age, c->armed_at + OVM_RT_WINDOW_MS);
 	ovm_log(OVM_LOG_DEBUG, "%.0f ms: change %.3f, hottest %llu", age, found.change,
 		(unsigned long long)found.hottest);
 	return age >= OVM_RT_WINDOW_MIN_MS &&

@@ -1,6 +1,7 @@
 #include "runtime/cputime.h"
 #include "runtime/procstat.h"
 
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,4 +20,18 @@ double ovm_cpu_clock_ms(pid_t pid)
 	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &now))
 		return 0;
 	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+static uint64_t usage_ms(int who)
+{
+	struct rusage u;
+	if (getrusage(who, &u))
+		return 0;
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000 +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1000;
+}
+
+uint64_t ovm_own_cpu_ms(void)
+{
+	return usage_ms(RUSAGE_SELF) + usage_ms(RUSAGE_CHILDREN);
 }

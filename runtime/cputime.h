@@ -10,4 +10,7 @@ uint64_t ovm_cpu_time_ms(pid_t pid);
 /* The same to a microsecond. */
 double ovm_cpu_clock_ms(pid_t pid);
 
+/* CPU time of this process and of children it has waited for. */
+uint64_t ovm_own_cpu_ms(void);
+
 #endif

@@ -174,7 +174,7 @@ static bool is_sampled(struct ovm_round *r, double begin, bool *gives_up)
 {
 	double passed = ovm_now_ms() - begin;
 	unsigned wanted = or_default(
-	    r->opts->sample_ms, r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_COUNT_AFTER_MS);
+	    r->opts->sample_ms, r->opts->no_counters ? OVM_RT_SAMPLE_MS : OVM_RT_RUN_SAMPLE_MS);
 	uint64_t cpu = cpu_ms(r);
 	if (cpu < wanted)
 		cpu = kin_cpu_ms(r);
@@ -275,7 +275,7 @@ static int predict(struct ovm_ctx *ctx, struct ovm_round *r)
 /* One window of instrumented copies. If nothing comes of it the samples have to do. */
 static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 {
-	const struct ovm_counting_opts opts = {
+	struct ovm_counting_opts opts = {
 	    .targets = target_opts(r),
 	    .max_pause_ms = (unsigned)max_pause(r),
 	    .n_windows = 1,
@@ -283,6 +283,8 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	uint64_t cpu = cpu_ms(r), deadline = r->patience_ms ? r->patience_ms : UINT64_MAX;
 	uint64_t ahead = cpu < OVM_RT_COUNT_AFTER_MS ? OVM_RT_COUNT_AFTER_MS - cpu : 0;
 	double begin = ovm_now_ms();
+	opts.targets.no_callees =
+	    true; /* most are not hot, and to build them takes as long again */
 	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL);
 	while (!ovm_counting_is_done(counting) && !is_over(r) &&
 	       ovm_now_ms() - begin < (double)deadline) {
@@ -510,7 +512,10 @@ static int run(struct ovm_ctx *ctx, struct ovm_round *r)
 
 int ovm_round_run(struct ovm_ctx *ctx, struct ovm_round *r)
 {
+	uint64_t ours = ovm_own_cpu_ms();
 	int rc = run(ctx, r);
+	r->result.cost_ms = ovm_own_cpu_ms() - ours;
+	r->ended_cpu_ms = ovm_cpu_time_ms(r->pid);
 	ovm_event_round(r->opts->status_fd, r, rc ? ctx->msg : NULL);
 	if (rc == 0 && !r->result.is_again)
 		ovm_spread(ctx, r);

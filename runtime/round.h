@@ -27,6 +27,7 @@ struct ovm_round_result { /* for the summary line */
 	uint64_t overlay_bytes;
 	uint32_t n_counted;		  /* regions with exact counts, 0: samples only */
 	double counted_ms;		  /* for which they ran instrumented */
+	uint64_t cost_ms;		  /* CPU time of ours */
 	double pause_ms, patched_after_s; /* since round->started_ms */
 	unsigned n_rounds;		  /* with one of which it was optimized */
 	bool is_again;			  /* nothing was built, what was there is armed again */
@@ -62,7 +63,8 @@ struct ovm_round {
 	struct ovm_profile *past;    /* profiles of rounds before; NULL: there were none */
 	bool root_ended; /* seen while @root was stopped: if it is our child its status is taken */
 	int root_wstatus;
-	uint32_t final; /* in set: what is armed, OVM_NONE: nothing was */
+	uint64_t ended_cpu_ms; /* CPU time of @pid when the last round was over */
+	uint32_t final;	       /* in set: what is armed, OVM_NONE: nothing was */
 
 	/* the process, once looked at */
 	struct ovm_tracee tracee;

@@ -31,6 +31,7 @@ struct ovm_target_opts {
 	bool uniform;		 /* copy every region of every module that has samples */
 	const char *only, *skip; /* globs over paths, NULL: none */
 	bool is_counting;	 /* instrumented overlays */
+	bool no_callees;	 /* is_counting: only of regions with samples */
 	const struct ovm_counted
 	    *counted; /* is_counting: leave out what these already count; or NULL */
 	const struct ovm_gauges *gauges; /* NULL: none */

@@ -19,6 +19,7 @@ enum {
 	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
 	 * in 2 s is 2 % with its pauses */
 	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */
+	OVM_RT_RUN_SAMPLE_MS = 500,  /* the same for `run` and `attach` */
 	OVM_RT_COUNT_NEXT_MS = 50,   /* the same for the next process of a recording */
 	OVM_RT_COUNT_KNOWN = 1500,   /* samples of a recording: any process counts as a next one */
 	OVM_RT_COUNT_GROWTH = 140,   /* percent of the time until one is there, then the next */
@@ -26,7 +27,7 @@ enum {
 	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
 	OVM_RT_WINDOW_MIN_MS = 35,
 	OVM_RT_WINDOW_SHORT_MS = 75, /* several windows: no longer than this */
-	OVM_RT_WINDOW_MS = 500,	     /* a single one */
+	OVM_RT_WINDOW_MS = 200,	     /* a single one */
 	OVM_RT_WINDOW_REST_MS = 300, /* at least */
 	OVM_RT_WINDOW_FREE_MS = 250, /* armed in the beginning, and then */
 	OVM_RT_WINDOW_PERCENT = 3,   /* of the time */
@@ -50,6 +51,10 @@ enum {
 	OVM_RT_FOLLOW_AFTER_MS = 500, /* CPU time before a process of the tree is looked at */
 	OVM_RT_FOLLOW_LOOK_MS = 100,  /* between two looks at the tree */
 	OVM_RT_FOLLOW_MS = 5000,      /* one that hardly computes any more keeps others waiting */
+	OVM_RT_ROUND_PAYS = 6,	      /* times the CPU time of the last round of ours: so much
+					 must the process have used until the next one. Building
+					 beside it, two virtual processors of one core, took a
+					 compiler 0.2 to 0.6 of that time */
 	OVM_RT_ROUNDS = 4,	      /* of `run`; each makes up to 3 of the generations */
 	OVM_RT_MAX_ROUNDS = 5,
 	OVM_RT_WATCH_HZ = 199,	    /* between rounds: 0.4 % at 20 us a sample */

@@ -15,6 +15,10 @@
  * profiles of all times added up: what runs by turns is served together, and does not make rounds
  * for ever. A round that comes to nothing (no gain predicted) makes its time known all the same.
  *
+ * A round costs: building takes CPU time, and caches and execution units that the process could
+ * use. Another one has to wait until the process has used some times what the last one took of
+ * ours; who has run for so long will go on for a while.
+ *
  * Not while there is only ptrace to sample by: that would not let go. Not if somebody else has
  * changed the process meanwhile: who detached it wanted it so.
  */
@@ -23,6 +27,7 @@
 #include "analyzer/drift.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "runtime/cputime.h"
 #include "runtime/tunables.h"
 
 #include <stdio.h>
@@ -164,6 +169,7 @@ static void another_round(struct ovm_ctx *ctx, struct ovm_watch *w)
 	w->n_rounds++;
 	if (rc && !r->result.measured.is_loss) {
 		ovm_log(OVM_LOG_INFO, "round %u: %s", w->n_rounds, ctx->msg);
+		before.cost_ms = r->result.cost_ms;
 		r->result = before;
 	} else if (rc) {
 		snprintf(r->result.why_not, sizeof(r->result.why_not), "%.199s", ctx->msg);
@@ -189,6 +195,13 @@ static void open_window(struct ovm_ctx *ctx, struct ovm_watch *w)
 	ctx->msg[0] = '\0';
 }
 
+/* Has the process run so long since the last round that another one is a small part of it? */
+static bool is_affordable(const struct ovm_round *r)
+{
+	uint64_t now = ovm_cpu_time_ms(r->pid);
+	return now >= r->ended_cpu_ms + OVM_RT_ROUND_PAYS * r->result.cost_ms;
+}
+
 void ovm_watch_step(struct ovm_ctx *ctx, struct ovm_watch *w)
 {
 	if (w->is_over)
@@ -204,7 +217,8 @@ void ovm_watch_step(struct ovm_ctx *ctx, struct ovm_watch *w)
 	bool again = is_new(w, ovm_sampler_profile(w->sampler));
 	ovm_sampler_close(w->sampler); /* the next window is another one */
 	w->sampler = NULL;
-	if (again && w->was_new)
+	bool is_due = again && w->was_new && is_affordable(w->round);
+	if (is_due)
 		another_round(ctx, w);
-	w->was_new = again && !w->was_new;
+	w->was_new = again && !is_due;
 }
