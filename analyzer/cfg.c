@@ -317,7 +317,7 @@ static bool classify_all(struct ovm_cfg_build *build, const struct ovm_cfg *cfg,
 {
 	struct ovm_slicer slicer;
 	bool is_changed = false;
-	ovm_slicer_init(&slicer, build->image, build->regions, cfg);
+	ovm_slicer_init(&slicer, build->image, build->regions, cfg, &build->rows);
 	for (uint32_t j = 0; j < build->jumps.n; j++)
 		is_changed |= classify(&slicer, &build->jumps.v[j], is_last_chance);
 	ovm_slicer_fini(&slicer);
@@ -338,7 +338,7 @@ static bool has_unseen_entries(const struct ovm_cfg_build *build, const struct o
 		is_doubtful |= build->jumps.v[j].cls != OVM_JUMP_TABLE;
 	if (!is_doubtful || !build->jumps.n)
 		return false;
-	ovm_slicer_init(&slicer, build->image, build->regions, cfg);
+	ovm_slicer_init(&slicer, build->image, build->regions, cfg, &build->rows);
 	ovm_cfg_foreach_bb (cfg, bb) {
 		const struct ovm_insn *last = ovm_block_last(cfg, bb);
 		if (!slicer.is_reachable[bb] && last->kind != OVM_INSN_NOP &&
@@ -477,6 +477,7 @@ static void build_fini(struct ovm_cfg_build *build)
 	ovm_vec_free(&build->insns);
 	ovm_vec_free(&build->marks);
 	ovm_vec_free(&build->jumps);
+	ovm_vec_free(&build->rows.v);
 	ovm_vec_free(&build->pads);
 	ovm_vec_free(&build->blocks);
 	ovm_vec_free(&build->edges);

@@ -52,19 +52,24 @@ enum ovm_bound {		  /* how a jump table's length is known */
 };
 
 /* target = base + sign-extend(load4[table + 4*i])  (relative)   or   load8[table + 8*i] (absolute),
- * i in [0, n_entries) */
+ * i in [0, n_entries). Absolute entries of position-independent images are relocations. */
 struct ovm_jumptable {
 	uint32_t jump_insn; /* index of the indirect jump */
 	uint32_t load_insn; /* index of the instruction whose displacement is changed; may equal
 			       jump_insn */
 	ovm_va table;	    /* address of entry 0 */
-	ovm_va base;	    /* K1; 0 for absolute tables */
+	ovm_va base;	    /* K1; 0 for absolute tables; the table itself where they are relocated */
 	uint32_t n_entries;
 	uint8_t entry_size; /* 4 or 8 */
 	uint8_t bound;	    /* enum ovm_bound */
 	ovm_va *targets;    /* n_entries original targets, live as long as the cfg; any value is
 			       possible (over-copied entries) */
 };
+
+static inline bool ovm_jumptable_is_relocated(const struct ovm_jumptable *table)
+{
+	return table->entry_size == 8 && table->base.v;
+}
 
 struct ovm_cfg {
 	uint32_t *regions; /* indices into ovm_regions; regions[0] is the head */

@@ -41,6 +41,7 @@ struct ovm_cfg_build {
 	ovm_insns insns;
 	OVM_VEC(uint8_t) marks;
 	OVM_VEC(struct ovm_jump) jumps; /* ascending insn */
+	struct ovm_frame_rows rows;    /* of insns */
 	OVM_VEC(struct ovm_pad) pads;
 	OVM_VEC(struct ovm_block) blocks;
 	OVM_VEC(struct ovm_edge) edges;

@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PARTS = 64, MAX_BYTES = 1 << 20, DWARF_RSP = 7 };
+enum { MAX_PARTS = 64, MAX_BYTES = 1 << 20, DWARF_RBP = 6, DWARF_RSP = 7 };
 
 struct ovm_part *ovm_group_part(struct ovm_cfg_build *build, ovm_va va)
 {
@@ -114,6 +114,32 @@ static bool is_frame_empty(const struct ovm_cfg_build *build, const ovm_cfi_span
 	return row->cfa_reg == DWARF_RSP && row->cfa_off == 8;
 }
 
+static struct ovm_frame_row frame_row(const struct ovm_cfi_row *row, uint32_t insn)
+{
+	struct ovm_frame_row out = {.insn = insn, .reg = OVM_REG_NONE};
+	if (row->cfa_off != (int32_t)row->cfa_off)
+		return out;
+	if (row->cfa_reg == DWARF_RSP || row->cfa_reg == DWARF_RBP) {
+		out.reg = row->cfa_reg == DWARF_RSP ? OVM_RSP : OVM_RBP;
+		out.cfa_off = (int32_t)row->cfa_off;
+	}
+	return out;
+}
+
+static void keep_rows(struct ovm_cfg_build *build, const struct ovm_part *part,
+		      const ovm_cfi_spans *spans)
+{
+	uint32_t last = OVM_NONE;
+	for (uint32_t i = part->first_insn; i < part->first_insn + part->n_insns; i++) {
+		uint32_t row =
+		    ovm_spans_row(spans, (uint32_t)(build->insns.v[i].va.v - part->lo.v));
+		if (row != last)
+			ovm_vec_push(&build->rows.v,
+				     frame_row(&build->regions->cfi.rows.v[row], i));
+		last = row;
+	}
+}
+
 /* Unwind rows must be known for every instruction; they also tell where the frame is gone, as
  * before a tail call. */
 static enum ovm_refusal check_rows(struct ovm_cfg_build *build, const struct ovm_part *part)
@@ -132,6 +158,7 @@ static enum ovm_refusal check_rows(struct ovm_cfg_build *build, const struct ovm
 							      .is_frame_empty = is_frame_empty(
 								  build, &spans, off)});
 	}
+	keep_rows(build, part, &spans);
 	ovm_vec_free(&spans);
 	return OVM_REFUSE_NONE;
 }
@@ -170,7 +197,7 @@ int ovm_group_add(struct ovm_cfg_build *build, uint32_t idx, enum ovm_refusal *w
 				.hi = region->hi,
 				.first_insn = build->insns.n,
 				.first_mark = build->marks.n};
-	uint32_t n_jumps = build->jumps.n, n_pads = build->pads.n;
+	uint32_t n_jumps = build->jumps.n, n_pads = build->pads.n, n_rows = build->rows.v.n;
 	*why = check_part(build, &part);
 	if (*why == OVM_REFUSE_NONE) {
 		ovm_vec_push(&build->parts, part);
@@ -180,6 +207,7 @@ int ovm_group_add(struct ovm_cfg_build *build, uint32_t idx, enum ovm_refusal *w
 	build->marks.n = part.first_mark;
 	build->jumps.n = n_jumps;
 	build->pads.n = n_pads;
+	build->rows.v.n = n_rows;
 	return OVM_REFUSED;
 }
 

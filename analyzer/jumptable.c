@@ -9,6 +9,16 @@
  * sign-extended load, or a load of 8 bytes. The load's address must be a constant plus the scaled
  * index. Then the index is bounded (bound.c).
  *
+ * Computed goto in position-independent code reads addresses that the dynamic linker has written:
+ *
+ *      lea    T(%rip),%r14              far away
+ *      mov    (%r14,%rax,8),%rax        the file holds a relocation for each entry
+ *      jmp    *%rax
+ *
+ * The copy's entries are differences from T, so its load needs the base register a second time, to
+ * add it (rewriter/tables.h): the load must not overwrite it. Where the jump itself reads the table
+ * (`jmp *(%r14,%rax,8)`) the sum goes into the index register, which nobody may read behind it.
+ *
  * The copy of the code reads a copy of the table, whose entries differ. So the loaded value, and
  * the target made of it, must be used for nothing but this jump; that is checked forwards over all
  * paths.
@@ -17,14 +27,15 @@
  * long as they can be code addresses, and a little further; entry 0 must be a good one, the index
  * certainly not negative.
  *
- * Not understood, on purpose: tables in writable memory, absolute tables of position-independent
- * images (their copies would need relocations), biased or signed indices without proof, one load
- * for two different jumps.
+ * Not understood, on purpose: tables in writable memory, biased or signed indices without proof,
+ * one load for two different jumps; tables of relocated addresses whose own address is not in the
+ * load (clang's `lea (%r14,%rax,8),%rcx; jmp *(%rcx)`).
  */
 #include "analyzer/jumptable.h"
 #include "analyzer/bound.h"
 #include "analyzer/taint.h"
 
+#include <elf.h>
 #include <stdlib.h>
 
 enum {
@@ -46,6 +57,7 @@ struct match {
 	uint64_t base;
 	struct ovm_linear address;
 	uint8_t entry_size;
+	bool is_relocated;
 };
 
 static const struct ovm_insn *insn_at(const struct match *m, struct ovm_point at)
@@ -161,6 +173,28 @@ static ovm_va target_of(const uint8_t *entry, uint8_t size, uint64_t base)
 				   : base + (uint64_t)(int64_t)(int32_t)ovm_le32(entry));
 }
 
+static bool relocated_target(const struct ovm_image *image, ovm_va at, ovm_va *to)
+{
+	const struct ovm_reloc *reloc = ovm_image_reloc(image, at);
+	if (!reloc || reloc->type != R_X86_64_RELATIVE)
+		return false;
+	*to = ovm_va_of((uint64_t)reloc->addend);
+	return true;
+}
+
+/* Where the entry at @at leads; false if it is none. */
+static bool read_target(const struct match *m, ovm_va at, ovm_va *to)
+{
+	const struct ovm_image *image = m->slicer->image;
+	const uint8_t *entry = ovm_image_readonly(image, at, m->entry_size);
+	if (!entry)
+		return false;
+	if (m->is_relocated)
+		return relocated_target(image, at, to);
+	*to = target_of(entry, m->entry_size, m->base);
+	return true;
+}
+
 /* Regions outside the group that a table's entries lead to. A function has at most one part that
  * the group may have missed. */
 struct foreign {
@@ -216,15 +250,13 @@ static bool is_proven_table(const struct ovm_cfg *cfg, ovm_va va)
 /* Entries to copy when nothing bounds the index; 0 if there is no end in sight. */
 static uint32_t count_generously(const struct match *m, ovm_va table)
 {
-	const struct ovm_slicer *slicer = m->slicer;
 	struct foreign foreign = {0};
 	uint32_t n_strange = 0;
 	for (uint32_t i = 0; i < MAX_COPIED; i++) {
-		ovm_va at = ovm_va_add(table, (int64_t)i * m->entry_size);
-		const uint8_t *entry = ovm_image_readonly(slicer->image, at, m->entry_size);
-		if (!entry || (i && is_proven_table(m->cfg, at)))
+		ovm_va at = ovm_va_add(table, (int64_t)i * m->entry_size), to;
+		if (!read_target(m, at, &to) || (i && is_proven_table(m->cfg, at)))
 			return i;
-		enum plausibility is = judge(m, target_of(entry, m->entry_size, m->base), &foreign);
+		enum plausibility is = judge(m, to, &foreign);
 		if (is == IMPOSSIBLE || (!i && is == STRANGE))
 			return i;
 		n_strange = is == CODE ? 0 : n_strange + 1;
@@ -234,10 +266,26 @@ static uint32_t count_generously(const struct match *m, ovm_va table)
 	return 0;
 }
 
+/* Relocations show how many entries there can be: an index of 7 bits may have room for more. */
+static uint32_t count_relocated(const struct match *m, ovm_va table, uint32_t max)
+{
+	ovm_va to;
+	for (uint32_t i = 0; i < max; i++)
+		if (!read_target(m, ovm_va_add(table, (int64_t)i * m->entry_size), &to))
+			return i;
+	return max;
+}
+
 static bool set_length(struct match *m, struct ovm_jumptable *out)
 {
 	uint64_t max = 0;
 	enum ovm_bound_proof proof = ovm_bound_find(m->slicer, m->address.at, m->address.reg, &max);
+	if (m->is_relocated && proof <= OVM_PROOF_WIDTH && max < MAX_ENTRIES) {
+		uint32_t n = count_relocated(m, out->table, (uint32_t)max + 1);
+		if (!n || (proof == OVM_PROOF_CMP && n <= max))
+			return false;
+		max = n - 1;
+	}
 	if (proof <= OVM_PROOF_WIDTH && max < MAX_ENTRIES &&
 	    ovm_image_readonly(m->slicer->image, out->table, (max + 1) * m->entry_size)) {
 		out->n_entries = (uint32_t)max + 1;
@@ -253,20 +301,43 @@ static bool set_length(struct match *m, struct ovm_jumptable *out)
 	return out->n_entries != 0;
 }
 
+/* `mov disp(base,index,8),dst`, or `jmp *disp(base,index,8)` with an index that is not used any
+ * more, with the table's address in the base register. It must be there still when the entry is in
+ * dst or, instead, in the index. */
+static bool keeps_base(struct match *m)
+{
+	const struct ovm_insn *load = insn_at(m, m->load);
+	bool is_jump = m->load.insn == m->jump.insn;
+	uint64_t base;
+	if (load->base >= OVM_RIP || load->index == OVM_REG_NONE || load->scale != 8)
+		return false;
+	if (is_jump ? load->base == load->index
+		    : load->modrm_off != 2 || load->form != OVM_FORM_RM || load->base == load->dst)
+		return false;
+	return ovm_slice_const(m->slicer, m->load, load->base, &base) &&
+	       base + (uint64_t)(int64_t)load->disp == m->address.constant &&
+	       (!is_jump || ovm_taint_is_dead_behind(m->slicer, m->jump, load->index));
+}
+
 static bool find_table(struct match *m, struct ovm_jumptable *out)
 {
 	const struct ovm_insn *jump = insn_at(m, m->jump);
 	bool is_match =
 	    jump->form == OVM_FORM_M ? set_load(m, m->jump, 8) : match_target(m, jump->dst);
-	if (!is_match || (m->entry_size == 8 && m->slicer->image->is_dyn))
+	if (!is_match)
 		return false;
+	m->is_relocated = m->entry_size == 8 && m->slicer->image->is_dyn;
+	if (m->is_relocated) {
+		if (!keeps_base(m))
+			return false;
+		m->base = m->address.constant;
+	}
 	*out = (struct ovm_jumptable){.jump_insn = m->jump.insn,
 				      .load_insn = m->load.insn,
 				      .table = ovm_va_of(m->address.constant),
-				      .base = ovm_va_of(m->entry_size == 8 ? 0 : m->base),
+				      .base = ovm_va_of(m->base),
 				      .entry_size = m->entry_size};
 	return ovm_image_readonly(m->slicer->image, out->table, m->entry_size) &&
-
 	       ovm_taint_feeds_only(m->slicer, m->load, m->chain, m->n_chain, m->jump.insn) &&
 	       set_length(m, out);
 }
@@ -362,26 +433,13 @@ void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptabl
 {
 	const uint8_t *bytes =
 	    ovm_image_readonly(image, table->table, (uint64_t)table->n_entries * table->entry_size);
-	for (uint32_t i = 0; i < table->n_entries; i++)
-		targets[i] = bytes ? target_of(bytes + (size_t)i * table->entry_size,
-					       table->entry_size, table->base.v)
-				   : ovm_va_of(0);
-}
-
-enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image,
-					  const struct ovm_regions *regions, struct ovm_cfg *cfg,
-					  uint32_t bb, struct ovm_jumptable *out)
-{
-	struct ovm_slicer slicer;
-	struct ovm_jumptable table = {0};
-	ovm_slicer_init(&slicer, image, regions, cfg);
-	enum ovm_jump_class cls = ovm_jumptable_find(&slicer, bb, &table);
-	if (cls == OVM_JUMP_TABLE) {
-		table.targets =
-		    ovm_arena_array(&cfg->arena, table.n_entries, sizeof(*table.targets));
-		ovm_jumptable_read(image, &table, table.targets);
-		*out = table;
+	for (uint32_t i = 0; i < table->n_entries; i++) {
+		size_t off = (size_t)i * table->entry_size;
+		targets[i] = ovm_va_of(0);
+		if (ovm_jumptable_is_relocated(table))
+			relocated_target(image, ovm_va_add(table->table, (int64_t)off),
+					 &targets[i]);
+		else if (bytes)
+			targets[i] = target_of(bytes + off, table->entry_size, table->base.v);
 	}
-	ovm_slicer_fini(&slicer);
-	return cls;
 }

@@ -12,18 +12,13 @@ enum ovm_jump_class {
 };
 
 /* Classify the indirect jump that ends block @bb of a cfg whose blocks and (so far known) edges are
- * built.
- * @out->targets is allocated in cfg->arena. The result may change when more edges are known:
- * callers iterate. */
-enum ovm_jump_class ovm_jumptable_resolve(const struct ovm_image *image,
-					  const struct ovm_regions *regions, struct ovm_cfg *cfg,
-					  uint32_t bb, struct ovm_jumptable *out);
-
-/* The two halves of it: find the table, leaving targets NULL; then read the targets into
- * @targets[n_entries]. */
+ * built; @out->targets stays NULL. The result may change when more edges are known: callers
+ * iterate. */
 struct ovm_slicer;
 enum ovm_jump_class ovm_jumptable_find(struct ovm_slicer *slicer, uint32_t bb,
 				       struct ovm_jumptable *out);
+
+/* Read the targets into @targets[n_entries]. */
 void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptable *table,
 			ovm_va *targets);
 

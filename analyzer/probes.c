@@ -141,8 +141,7 @@ static bool leaves_by_table(const struct planner *planner, uint32_t bb)
 	if (idx == OVM_NONE)
 		return false;
 	const struct ovm_jumptable *table = &cfg->tables[idx];
-	return (planner->program->image->is_dyn && !table->base.v) ||
-	       !is_node(planner, ovm_cfg_block_of(cfg, cfg->insns[table->load_insn].va));
+	return !is_node(planner, ovm_cfg_block_of(cfg, cfg->insns[table->load_insn].va));
 }
 
 static void add_arc(struct planner *planner, struct way way, ovm_va from, ovm_va to,

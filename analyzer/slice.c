@@ -8,6 +8,8 @@
  *        ▼               │
  *      [ movslq (%r12,%rax,4),%rax ... ]
  *
+ * Places in the stack frame (frame.h) are followed as registers are.
+ *
  * A path that meets a function's start or a landing pad first has a value nobody knows. If blocks
  * may be entered along edges that are not in the graph (cfg->has_unseen_entries), every block's
  * start is such a place.
@@ -23,9 +25,10 @@ enum { MAX_VISITS = 1 << 16, MAX_DEPTH = 8 };
 static void find_reachable(struct ovm_slicer *slicer);
 
 void ovm_slicer_init(struct ovm_slicer *slicer, const struct ovm_image *image,
-		     const struct ovm_regions *regions, const struct ovm_cfg *cfg)
+		     const struct ovm_regions *regions, const struct ovm_cfg *cfg,
+		     const struct ovm_frame_rows *rows)
 {
-	*slicer = (struct ovm_slicer){.image = image, .regions = regions, .cfg = cfg};
+	*slicer = (struct ovm_slicer){.image = image, .regions = regions, .cfg = cfg, .rows = rows};
 	slicer->block_defs = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
 	slicer->is_reachable = ovm_alloc_array(cfg->n_blocks, sizeof(bool));
 	slicer->seen = ovm_alloc_array(cfg->n_blocks, sizeof(uint32_t));
@@ -44,6 +47,8 @@ void ovm_slicer_fini(struct ovm_slicer *slicer)
 	free(slicer->is_reachable);
 	free(slicer->seen);
 	free(slicer->taint);
+	if (slicer->has_frame)
+		ovm_frame_fini(&slicer->frame);
 	ovm_vec_free(&slicer->stack);
 }
 
@@ -100,6 +105,11 @@ static void find_reachable(struct ovm_slicer *slicer)
 
 /* --- definitions --- */
 
+struct place {	      /* what is defined */
+	uint8_t reg;  /* OVM_REG_NONE: 8 bytes of the frame */
+	int64_t slot; /* at this offset from the CFA */
+};
+
 static void add_def(struct ovm_defs *defs, uint32_t bb, uint32_t insn)
 {
 	if (defs->n == OVM_MAX_DEFS)
@@ -108,10 +118,25 @@ static void add_def(struct ovm_defs *defs, uint32_t bb, uint32_t insn)
 		defs->at[defs->n++] = (struct ovm_point){bb, insn};
 }
 
-/* Last definition of @reg in block @bb before instruction @end; false if there is none. */
-static bool find_in_block(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end, uint8_t reg,
-			  struct ovm_defs *out)
+static bool find_store(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end, int64_t slot,
+		       struct ovm_defs *out)
 {
+	const struct ovm_frame_store *store =
+	    ovm_frame_last_store(&slicer->frame, slicer->cfg->blocks[bb].first_insn, end, slot);
+	if (store && store->is_move && store->lo == slot)
+		add_def(out, bb, store->insn);
+	else if (store)
+		out->is_unknown = true;
+	return store;
+}
+
+/* Last definition of @place in block @bb before instruction @end; false if there is none. */
+static bool find_in_block(const struct ovm_slicer *slicer, uint32_t bb, uint32_t end,
+			  struct place place, struct ovm_defs *out)
+{
+	uint8_t reg = place.reg;
+	if (reg == OVM_REG_NONE)
+		return find_store(slicer, bb, end, place.slot, out);
 	if (!(slicer->block_defs[bb] >> reg & 1))
 		return false;
 	for (uint32_t i = end; i-- > slicer->cfg->blocks[bb].first_insn;) {
@@ -143,14 +168,14 @@ static void push_preds(struct ovm_slicer *slicer, uint32_t bb, struct ovm_defs *
 	}
 }
 
-void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
+static void defs_of(struct ovm_slicer *slicer, struct ovm_point at, struct place place,
 		    struct ovm_defs *out)
 {
 	const struct ovm_cfg *cfg = slicer->cfg;
 	*out = (struct ovm_defs){0};
 	slicer->generation++;
 	slicer->stack.n = 0;
-	if (find_in_block(slicer, at.bb, at.insn, reg, out))
+	if (find_in_block(slicer, at.bb, at.insn, place, out))
 		return;
 	push_preds(slicer, at.bb, out);
 	for (uint32_t n = 0; slicer->stack.n && !out->is_unknown; n++) {
@@ -158,9 +183,15 @@ void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
 		if (n == MAX_VISITS)
 			out->is_unknown = true;
 		if (!find_in_block(slicer, bb, cfg->blocks[bb].first_insn + cfg->blocks[bb].n_insns,
-				   reg, out))
+				   place, out))
 			push_preds(slicer, bb, out);
 	}
+}
+
+void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
+		    struct ovm_defs *out)
+{
+	defs_of(slicer, at, (struct place){.reg = reg}, out);
 }
 
 bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
@@ -210,7 +241,8 @@ static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned de
 	if (insn->op == OVM_OP_LEA) {
 		if (!const_lea(slicer, at, insn, depth, &x))
 			return false;
-	} else if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RI) {
+	} else if (insn->op == OVM_OP_MOV &&
+		   (insn->form == OVM_FORM_RI || insn->form == OVM_FORM_MI)) {
 		x = (uint64_t)insn->imm;
 	} else if (insn->op == OVM_OP_MOV && insn->form == OVM_FORM_RR) {
 		if (!const_at(slicer, at, insn->src, depth, &x))
@@ -227,22 +259,77 @@ static bool const_of(struct ovm_slicer *slicer, struct ovm_point at, unsigned de
 	return true;
 }
 
-static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth,
-		     uint64_t *value)
+struct copies { /* definitions that hand the same value on to each other */
+	struct ovm_point at[OVM_MAX_DEFS];
+	uint32_t n;
+};
+
+/* The definitions of @place too; false if they are not all known. */
+static bool add_defs(struct ovm_slicer *slicer, struct ovm_point at, struct place place,
+		     struct copies *copies)
 {
 	struct ovm_defs defs;
-	if (reg >= OVM_RIP || !depth)
+	if (place.reg != OVM_REG_NONE && place.reg >= OVM_RIP)
 		return false;
-	ovm_slice_defs(slicer, at, reg, &defs);
+	defs_of(slicer, at, place, &defs);
 	if (!defs.n || defs.from_entry || defs.is_unknown)
 		return false;
 	for (uint32_t i = 0; i < defs.n; i++) {
-		uint64_t x;
-		if (!const_of(slicer, defs.at[i], depth - 1, &x) || (i && x != *value))
+		uint32_t k = 0;
+		while (k < copies->n && copies->at[k].insn != defs.at[i].insn)
+			k++;
+		if (k < copies->n)
+			continue;
+		if (k == OVM_MAX_DEFS)
 			return false;
-		*value = x;
+		copies->at[copies->n++] = defs.at[i];
 	}
 	return true;
+}
+
+static bool is_frame_load(struct ovm_slicer *slicer, uint32_t insn, int64_t *slot)
+{
+	if (!slicer->rows)
+		return false;
+	if (!slicer->has_frame)
+		ovm_frame_init(&slicer->frame, slicer->cfg, slicer->rows);
+	slicer->has_frame = true;
+	return ovm_frame_load(&slicer->frame, insn, slot);
+}
+
+/* Where the definition at @at has its value from, if it only hands it on. */
+static bool source_of(struct ovm_slicer *slicer, struct ovm_point at, struct place *out)
+{
+	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
+	bool is_move = insn->op == OVM_OP_MOV && insn->dst_size == 8 &&
+		       (insn->form == OVM_FORM_RR || insn->form == OVM_FORM_MR);
+	*out = (struct place){.reg = is_move ? insn->src : OVM_REG_NONE};
+	return is_move || is_frame_load(slicer, at.insn, &out->slot);
+}
+
+/* The value goes round in circles (spilled before a call, loaded behind it): what is in one of
+ * these places got there from another, or from where it was made. All those must be the same. */
+static bool const_at(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, unsigned depth,
+		     uint64_t *value)
+{
+	struct copies copies = {.n = 0};
+	struct place source;
+	bool is_any = false;
+	uint64_t x;
+	if (!depth || !add_defs(slicer, at, (struct place){.reg = reg}, &copies))
+		return false;
+	for (uint32_t i = 0; i < copies.n; i++) {
+		if (source_of(slicer, copies.at[i], &source)) {
+			if (!add_defs(slicer, copies.at[i], source, &copies))
+				return false;
+			continue;
+		}
+		if (!const_of(slicer, copies.at[i], depth - 1, &x) || (is_any && x != *value))
+			return false;
+		*value = x;
+		is_any = true;
+	}
+	return is_any;
 }
 
 bool ovm_slice_const(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint64_t *value)

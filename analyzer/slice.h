@@ -2,7 +2,7 @@
 #define OVM_SLICE_H
 /* Backward slicing over a cfg: which instructions define a register, and is its value a constant?
  */
-#include "analyzer/cfg.h"
+#include "analyzer/frame.h"
 
 struct ovm_slicer { /* scratch for many questions about one state of one cfg */
 	const struct ovm_image *image;
@@ -13,6 +13,9 @@ struct ovm_slicer { /* scratch for many questions about one state of one cfg */
 				 known */
 	uint32_t *seen;	      /* [n_blocks]: == generation if visited by the present walk */
 	uint64_t *taint;      /* [n_blocks]: for forward walks, all zero between them */
+	const struct ovm_frame_rows *rows; /* borrowed; NULL: nothing is known of the frame */
+	struct ovm_frame frame;
+	bool has_frame; /* frame is filled */
 	uint32_t generation;
 	OVM_VEC(uint32_t) stack;
 };
@@ -21,7 +24,7 @@ struct ovm_point { /* just before instruction insn of block bb */
 	uint32_t bb, insn;
 };
 
-enum { OVM_MAX_DEFS = 16 };
+enum { OVM_MAX_DEFS = 64 };
 
 struct ovm_defs {
 	uint32_t n;
@@ -30,8 +33,10 @@ struct ovm_defs {
 	bool is_unknown;		   /* too many, or a way in that is not understood */
 };
 
+/* @rows: of the cfg's instructions, or NULL; borrowed. */
 void ovm_slicer_init(struct ovm_slicer *slicer, const struct ovm_image *image,
-		     const struct ovm_regions *regions, const struct ovm_cfg *cfg);
+		     const struct ovm_regions *regions, const struct ovm_cfg *cfg,
+		     const struct ovm_frame_rows *rows);
 void ovm_slicer_fini(struct ovm_slicer *slicer);
 
 /* May block @bb be entered with a state nobody knows: a function's start, a landing pad; and, if
@@ -50,7 +55,8 @@ void ovm_slice_defs(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
 bool ovm_slice_def(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg,
 		   struct ovm_point *out);
 
-/* True if @reg holds the same constant at @at on all paths. */
+/* True if @reg holds the same constant at @at on all paths; also through registers and places in
+ * the frame that it was copied to. */
 bool ovm_slice_const(struct ovm_slicer *slicer, struct ovm_point at, uint8_t reg, uint64_t *value);
 
 /* An address: constant + scale * reg, reg read just before @at. */

@@ -174,23 +174,21 @@ static bool flow_block(const struct flow *flow, uint32_t bb, uint32_t first, str
 	return true;
 }
 
-bool ovm_taint_feeds_only(struct ovm_slicer *slicer, struct ovm_point load, const uint32_t *chain,
-			  uint32_t n_chain, uint32_t jump)
+/* From instruction @from on, where @t differs. */
+static bool flow_all(const struct flow *flow, struct ovm_point from, struct taint t)
 {
-	struct flow flow = {slicer, slicer->cfg, load.insn, jump, chain, n_chain};
+	struct ovm_slicer *slicer = flow->slicer;
 	OVM_VEC(uint32_t) visited = {0};
 	uint32_t n = 0;
-	if (load.insn == jump)
-		return true;
 	slicer->stack.n = 0;
-	bool is_ok = flow_block(&flow, load.bb, load.insn, (struct taint){0});
+	bool is_ok = flow_block(flow, from.bb, from.insn, t);
 	while (is_ok && slicer->stack.n) {
 		uint32_t bb = slicer->stack.v[--slicer->stack.n];
-		uint64_t t = slicer->taint[bb];
+		uint64_t now = slicer->taint[bb];
 		ovm_vec_push(&visited, bb);
 		is_ok = ++n < MAX_VISITS &&
-			flow_block(&flow, bb, slicer->cfg->blocks[bb].first_insn,
-				   (struct taint){(uint32_t)t, (uint32_t)(t >> 32)});
+			flow_block(flow, bb, slicer->cfg->blocks[bb].first_insn,
+				   (struct taint){(uint32_t)now, (uint32_t)(now >> 32)});
 	}
 	for (uint32_t i = 0; i < visited.n; i++)
 		slicer->taint[visited.v[i]] = 0;
@@ -198,4 +196,17 @@ bool ovm_taint_feeds_only(struct ovm_slicer *slicer, struct ovm_point load, cons
 		slicer->taint[slicer->stack.v[i]] = 0;
 	ovm_vec_free(&visited);
 	return is_ok;
+}
+
+bool ovm_taint_feeds_only(struct ovm_slicer *slicer, struct ovm_point load, const uint32_t *chain,
+			  uint32_t n_chain, uint32_t jump)
+{
+	struct flow flow = {slicer, slicer->cfg, load.insn, jump, chain, n_chain};
+	return load.insn == jump || flow_all(&flow, load, (struct taint){0});
+}
+
+bool ovm_taint_is_dead_behind(struct ovm_slicer *slicer, struct ovm_point jump, uint8_t reg)
+{
+	struct flow flow = {slicer, slicer->cfg, OVM_NONE, jump.insn, NULL, 0};
+	return flow_all(&flow, jump, (struct taint){.full = reg_bit(reg)});
 }

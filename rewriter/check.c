@@ -20,9 +20,9 @@
  * proves harmless, and call thunks where the original calls indirectly (check_value.c). Optimized
  * ones have comparisons and direct calls there (check_promote.c).
  *
- * Then the patches (check_patch.c), which enter R from the original; the tables, whose entries must
- * arrive too; and the unwind data (check_unwind.c). Nothing of what built the overlay is used:
- * Zydis decodes, and only overlay bytes and the map are read.
+ * Then the patches (check_patch.c), which enter R from the original; the tables (check_table.c),
+ * whose entries must arrive too; and the unwind data (check_unwind.c). Nothing of what built the
+ * overlay is used: Zydis decodes, and only overlay bytes and the map are read.
  *
  * Axioms, stated and not proved: a jump table is as long as claimed, its base is as claimed, the
  * register that held its entry is dead after the jump; control enters original code only at
@@ -180,8 +180,7 @@ static bool in_chain(const struct chain *chain, uint64_t va)
 	return false;
 }
 
-/* The overlay has gone to original @to where original @va was due. */
-static bool leaves_well(struct ovm_check *check, uint64_t to, uint64_t va)
+bool ovm_check_leaves_well(struct ovm_check *check, uint64_t to, uint64_t va)
 {
 	struct chain from, due;
 	if (ovm_check_is_overwritten(check, to))
@@ -226,7 +225,7 @@ static bool arrives_slowly(struct ovm_check *check, uint32_t off, uint64_t va)
 		else if (insn.kind != OVM_INSN_JMP)
 			return is_behind_lock(check, off, va);
 		else if (!overlay_off(check, insn.target, &off))
-			return leaves_well(check, insn.target, va);
+			return ovm_check_leaves_well(check, insn.target, va);
 	}
 	return false;
 }
@@ -247,7 +246,7 @@ bool ovm_check_goes_to(struct ovm_check *check, uint64_t to, uint64_t va)
 {
 	uint32_t off;
 	return overlay_off(check, to, &off) ? ovm_check_arrives(check, off, va)
-					    : leaves_well(check, to, va);
+					    : ovm_check_leaves_well(check, to, va);
 }
 
 /* --- one pair
@@ -258,6 +257,7 @@ struct pair {
 	const struct ovm_map_entry *entry;
 	const uint8_t *a, *b; /* original and overlay bytes */
 	struct ovm_check_insn old, new;
+	uint8_t n_sum; /* bytes of the lea that belongs to a load from a table (check_table.c) */
 };
 
 static bool fails(struct ovm_check *check, const struct pair *pair, const char *what)
@@ -273,7 +273,7 @@ static uint64_t end_of(const struct pair *pair)
 static bool falls_well(struct ovm_check *check, const struct pair *pair, uint64_t va)
 {
 	const struct ovm_map_entry *next = pair->entry + 1, *map = check->overlay->map.v.v;
-	uint32_t off = pair->entry->off + pair->new.len;
+	uint32_t off = pair->entry->off + pair->new.len + pair->n_sum;
 	if (next < map + check->overlay->map.v.n && next->off == off) {
 		next = behind_counters(check, next);
 		if (next->old.v == va && is_arrival(next))
@@ -341,37 +341,6 @@ static bool call_is_same(struct ovm_check *check, const struct pair *pair)
 	return true;
 }
 
-/* The claims are sorted by load: the first at or behind @va. */
-static uint32_t find_claim(const struct ovm_check *check, uint64_t va)
-{
-	uint32_t lo = 0, hi = check->overlay->tables.n;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-		if (check->overlay->tables.v[check->by_load[mid]].old_load.v < va)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-/* A load that reads a private table. What is in the table is checked once, elsewhere. */
-static bool is_table_load(const struct ovm_check *check, const struct pair *pair)
-{
-	for (uint32_t i = find_claim(check, pair->entry->old.v); i < check->overlay->tables.n;
-	     i++) {
-		const struct ovm_table_copy *claim = &check->overlay->tables.v[check->by_load[i]];
-		if (claim->old_load.v != pair->entry->old.v)
-			return false;
-		int64_t delta =
-		    (int64_t)(check->overlay->base.v + claim->new_off - claim->old_table.v);
-		if (ovm_check_same_load(pair->a, &pair->old, pair->b, &pair->new, delta,
-					claim->entry_size))
-			return true;
-	}
-	return false;
-}
-
 static bool flags_are_right(struct ovm_check *check, const struct pair *pair)
 {
 	bool call = pair->old.kind == OVM_INSN_CALL || pair->old.kind == OVM_INSN_CALL_IND;
@@ -407,7 +376,9 @@ static bool pair_is_same(struct ovm_check *check, const struct pair *pair)
 	case OVM_INSN_REFUSE:
 		return fails(check, pair, "an instruction that cannot be copied");
 	default:
-		if (!ovm_check_same(pair->a, old, pair->b, new) && !is_table_load(check, pair))
+		if ((pair->n_sum || !ovm_check_same(pair->a, old, pair->b, new)) &&
+		    !ovm_check_table_load(check, pair->entry->old, pair->a, old, pair->b, new,
+					  pair->n_sum))
 			return fails(check, pair, "instructions differ");
 		if (old->kind == OVM_INSN_JMP_IND || old->kind == OVM_INSN_RET ||
 		    old->kind == OVM_INSN_TRAP)
@@ -423,12 +394,21 @@ static bool check_copy(struct ovm_check *check, const struct ovm_map_entry *entr
 	struct pair pair = {.entry = entry, .b = check->overlay->bytes + entry->off};
 	if (!decode_old(check, entry->old.v, &pair.a, &pair.old))
 		return fails(check, &pair, "the original does not decode");
+	if (pair.old.kind == OVM_INSN_JMP_IND && entry->old_len == pair.old.len && !entry->flags &&
+	    ovm_check_table_jump(check, entry, pair.a, &pair.old)) {
+		check->result->n_pairs++;
+		return true;
+	}
 	bool equal = entry->new_len == pair.old.len && !memcmp(pair.a, pair.b, pair.old.len);
 	if (equal && !pair.old.field_len)
 		pair.new = pair.old; /* equal bytes decode alike */
 	else if (!decode_new(check, entry->off, &pair.new))
 		return fails(check, &pair, "the copy does not decode");
-	if (pair.new.len != entry->new_len || pair.old.len != entry->old_len)
+	if (entry->new_len > pair.new.len &&
+	    ovm_check_table_sum(check, pair.a, &pair.old, pair.b + pair.new.len,
+				entry->new_len - pair.new.len))
+		pair.n_sum = (uint8_t)(entry->new_len - pair.new.len);
+	if (pair.new.len + pair.n_sum != entry->new_len || pair.old.len != entry->old_len)
 		return fails(check, &pair, "the map is wrong about lengths");
 	check->result->n_pairs++;
 	return flags_are_right(check, &pair) && pair_is_same(check, &pair);
@@ -479,62 +459,5 @@ bool ovm_check_map(struct ovm_check *check, uint32_t first, uint32_t end)
 	for (uint32_t i = first; i < end; i++)
 		if (!check_entry_of_map(check, &check->overlay->map.v.v[i]))
 			return false;
-	return true;
-}
-
-/* --- tables
- * ----------------------------------------------------------------------------------------------------
- */
-
-static bool check_entry(struct ovm_check *check, const struct ovm_table_copy *table,
-			const uint8_t *a, const uint8_t *b)
-{
-	if (!memcmp(a, b, table->entry_size)) /* the original target, whatever it is */
-		return true;
-	bool wide = table->entry_size == 8;
-	uint64_t base = table->base.v, off;
-	uint64_t due = base + (wide ? ovm_le64(a) : (uint64_t)(int64_t)(int32_t)ovm_le32(a));
-	uint64_t to = base + (wide ? ovm_le64(b) : (uint64_t)(int64_t)(int32_t)ovm_le32(b));
-	off = to - check->overlay->base.v;
-	if (off < check->overlay->size)
-		return ovm_check_arrives(check, (uint32_t)off, due);
-	return ovm_image_code(check->image, ovm_va_of(due), 1) && leaves_well(check, to, due);
-}
-
-static bool check_table(struct ovm_check *check, const struct ovm_table_copy *table)
-{
-	const struct ovm_overlay *overlay = check->overlay;
-	uint64_t size = (uint64_t)table->n_entries * table->entry_size;
-	const uint8_t *old = ovm_image_readonly(check->image, table->old_table, size);
-	if ((table->entry_size != 4 && table->entry_size != 8) ||
-	    (table->entry_size == 8 && check->image->is_dyn) ||
-	    (table->entry_size == 4 && !table->base.v))
-		return ovm_check_no(check, table->old_load, table->new_off,
-				    "a table of unknown shape");
-	if (!old || table->new_off < check->code_end || table->new_off > overlay->size ||
-	    size > overlay->size - table->new_off)
-		return ovm_check_no(check, table->old_load, table->new_off,
-				    "a table outside its memory");
-	for (uint64_t i = 0; i < size; i += table->entry_size)
-		if (!check_entry(check, table, old + i, overlay->bytes + table->new_off + i))
-			return ovm_check_no(check, table->old_load, table->new_off + (uint32_t)i,
-					    "entry %llu of a table goes elsewhere",
-					    (unsigned long long)(i / table->entry_size));
-	return true;
-}
-
-bool ovm_check_tables(struct ovm_check *check)
-{
-	const struct ovm_table_copy *last = NULL;
-	for (uint32_t i = 0; i < check->overlay->tables.n; i++) {
-		const struct ovm_table_copy *table = &check->overlay->tables.v[i];
-		bool again = last && last->new_off == table->new_off &&
-			     last->old_table.v == table->old_table.v &&
-			     last->base.v == table->base.v && last->n_entries == table->n_entries &&
-			     last->entry_size == table->entry_size;
-		if (!again && !check_table(check, table))
-			return false;
-		last = table;
-	}
 	return true;
 }

@@ -71,6 +71,9 @@ const uint8_t *ovm_check_old_code(struct ovm_check *check, uint64_t va, size_t *
 /* Control is transferred to @to (an absolute address) where the original goes to @va. */
 bool ovm_check_goes_to(struct ovm_check *check, uint64_t to, uint64_t va);
 
+/* Control has left the overlay for original @to where original @va was due. */
+bool ovm_check_leaves_well(struct ovm_check *check, uint64_t to, uint64_t va);
+
 /* The copy of an instruction, and nothing else, that starts at overlay offset @off; NULL. */
 const struct ovm_map_entry *ovm_check_copy_at(const struct ovm_check *check, uint32_t off);
 
@@ -80,9 +83,8 @@ bool ovm_check_arrives(struct ovm_check *check, uint32_t off, uint64_t va);
 /* An entry patch starts before @va and ends behind it: the original bytes there are gone. */
 bool ovm_check_is_overwritten(const struct ovm_check *check, uint64_t va);
 
-/* check.c: the entries [@first, @end) of the map; the copies of tables. */
+/* check.c: the entries [@first, @end) of the map. */
 bool ovm_check_map(struct ovm_check *check, uint32_t first, uint32_t end);
-bool ovm_check_tables(struct ovm_check *check);
 
 /* check_patch.c: ascending and disjoint; to be known before ovm_check_is_overwritten is asked. */
 bool ovm_check_patch_order(struct ovm_check *check);
@@ -132,6 +134,28 @@ bool ovm_check_value_call(const struct ovm_check *check, ovm_va call, const uint
 
 /* check_value.c: an entry with OVM_MAP_THUNK that claims nothing else. */
 bool ovm_check_is_thunk(const struct ovm_map_entry *entry);
+
+/* check_table.c: fill check->by_load. Caller frees. */
+void ovm_check_index_loads(struct ovm_check *check);
+
+/* check_table.c: every entry of every private table leads where the original's leads. */
+bool ovm_check_tables(struct ovm_check *check);
+
+/* check_table.c: @new, at @b, is the copy of the load @old, at @a (address @va), of a claimed table,
+ * and reads the private one; @n_sum: bytes of the lea behind it, which ovm_check_table_sum has seen. */
+bool ovm_check_table_load(const struct ovm_check *check, ovm_va va, const uint8_t *a,
+			  const struct ovm_check_insn *old, const uint8_t *b,
+			  const struct ovm_check_insn *new, unsigned n_sum);
+
+/* check_table.c: the @n bytes at @sum are the lea that adds the table's address to what the load
+ * @old, at @a, has put into its register. */
+bool ovm_check_table_sum(const struct ovm_check *check, const uint8_t *a,
+			 const struct ovm_check_insn *old, const uint8_t *sum, unsigned n);
+
+/* check_table.c: @entry is a load, a sum and a jump that stand for the jump @old, at @a, through a
+ * claimed table. */
+bool ovm_check_table_jump(const struct ovm_check *check, const struct ovm_map_entry *entry,
+			  const uint8_t *a, const struct ovm_check_insn *old);
 
 /* check_unwind.c: rows, personality and call sites of every copied instruction. */
 bool ovm_check_unwind(struct ovm_check *check);

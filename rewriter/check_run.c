@@ -21,30 +21,6 @@ enum {
  * ----------------------------------------------------------------------------------------------------
  */
 
-struct load_key {
-	uint64_t va;
-	uint32_t idx;
-};
-
-static int by_va(const void *a, const void *b)
-{
-	const struct load_key *x = a, *y = b;
-	return (x->va > y->va) - (x->va < y->va);
-}
-
-static void index_loads(struct ovm_check *check)
-{
-	uint32_t n = check->overlay->tables.n;
-	struct load_key *keys = ovm_alloc_array(n + 1, sizeof(*keys));
-	for (uint32_t i = 0; i < n; i++)
-		keys[i] = (struct load_key){check->overlay->tables.v[i].old_load.v, i};
-	qsort(keys, n, sizeof(*keys), by_va);
-	check->by_load = ovm_alloc_array(n + 1, sizeof(*check->by_load));
-	for (uint32_t i = 0; i < n; i++)
-		check->by_load[i] = keys[i].idx;
-	free(keys);
-}
-
 static bool find_code_end(struct ovm_check *check)
 {
 	const struct ovm_overlay *overlay = check->overlay;
@@ -151,7 +127,7 @@ int ovm_check(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_reg
 	*result = (struct ovm_check_result){0};
 	ovm_check_decoder_init(&check.dec);
 	ovm_check_flags_decoder_init(&check.flags_dec);
-	index_loads(&check);
+	ovm_check_index_loads(&check);
 	bool ok = find_code_end(&check) && index_map(&check) && ovm_check_counters(&check) &&
 		  ovm_check_patch_order(&check) && run_parts(&check);
 	free(check.bucket);

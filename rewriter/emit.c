@@ -283,7 +283,9 @@ static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
 		if (load->cfg != slot->cfg || load->insn >= end)
 			break;
 		const struct ovm_insn *insn = &cfg->insns[load->insn];
-		piece->body += ovm_fixup_table_load_len(insn) - insn->len;
+		piece->body += (ovm_tables_is_relocated(plan, t) ? ovm_fixup_relocated_len(insn)
+								 : ovm_fixup_table_load_len(insn)) -
+			       insn->len;
 	}
 }
 
@@ -509,9 +511,12 @@ static enum ovm_refusal copy_insn(struct writer *w, const struct ovm_insn *insn,
 	if (stub)
 		return write_got_call(w, insn, stub->slot);
 	memcpy(copy, from, len);
-	if (load != OVM_NONE)
-		len = ovm_fixup_table_load(insn, copy,
-					   ovm_tables_delta(w->plan, w->base, w->tables_off, load));
+	if (load != OVM_NONE) {
+		int64_t delta = ovm_tables_delta(w->plan, w->base, w->tables_off, load);
+		len = ovm_tables_is_relocated(w->plan, load)
+			  ? ovm_fixup_relocated(insn, from, delta, copy)
+			  : ovm_fixup_table_load(insn, copy, delta);
+	}
 	if (!len)
 		return OVM_REFUSE_OUT_OF_RANGE;
 	ovm_va next = ovm_va_add(w->base, w->off + len);

@@ -6,6 +6,7 @@
  *   48 63 84 82 D32    movslq D32(%rdx,%rax,4), %rax   mod = 10
  */
 #include "rewriter/fixup.h"
+#include "base/err.h"
 #include "base/vec.h"
 
 #include <string.h>
@@ -53,6 +54,56 @@ unsigned ovm_fixup_table_load(const struct ovm_insn *insn, uint8_t *bytes, int64
 	}
 	ovm_put32(bytes + at, (uint32_t)disp);
 	return len;
+}
+
+enum { LOAD_LEN = 8, LEA_LEN = 4 /* and a displacement */, SIB_8 = 3 << 6 };
+
+static bool is_jump(const struct ovm_insn *insn)
+{
+	return insn->kind == OVM_INSN_JMP_IND;
+}
+
+/* REX.W @opcode ModRM SIB for dst, (base, index): no displacement yet. */
+static void put_head(uint8_t *out, uint8_t opcode, unsigned mod, unsigned dst, unsigned base,
+		     unsigned index)
+{
+	out[0] = (uint8_t)(0x48 | (dst >> 3) << 2 | (index >> 3) << 1 | base >> 3);
+	out[1] = opcode;
+	out[2] = (uint8_t)(mod << 6 | (dst & 7) << 3 | 4);
+	out[3] = (uint8_t)((index & 7) << 3 | (base & 7));
+}
+
+unsigned ovm_fixup_relocated_len(const struct ovm_insn *insn)
+{
+	bool is_notrack = insn->flags & OVM_INSN_NOTRACK;
+	unsigned jump = is_jump(insn) ? 2u + (insn->index >= OVM_R8) + is_notrack : 0;
+	return LOAD_LEN + LEA_LEN + insn->disp_len + jump;
+}
+
+unsigned ovm_fixup_relocated(const struct ovm_insn *insn, const uint8_t *bytes, int64_t delta,
+			     uint8_t *out)
+{
+	unsigned reg = is_jump(insn) ? insn->index : insn->dst, n = LOAD_LEN;
+	int64_t disp;
+	OVM_ASSERT(insn->base < OVM_RIP && insn->base != reg && reg < OVM_RIP && reg != OVM_RSP);
+	if (__builtin_add_overflow((int64_t)insn->disp, delta, &disp) || disp != (int32_t)disp)
+		return 0;
+	put_head(out, 0x8b, 2, reg, insn->base, insn->index);
+	out[3] |= SIB_8;
+	ovm_put32(out + LEA_LEN, (uint32_t)disp);
+	put_head(out + n, 0x8d, bytes[insn->modrm_off] >> 6, reg, insn->base, reg);
+	n += LEA_LEN;
+	memcpy(out + n, bytes + insn->modrm_off + 2, insn->disp_len);
+	n += insn->disp_len;
+	if (!is_jump(insn))
+		return n;
+	if (insn->flags & OVM_INSN_NOTRACK)
+		out[n++] = 0x3e;
+	if (reg >= OVM_R8)
+		out[n++] = 0x41;
+	out[n++] = 0xff;
+	out[n++] = (uint8_t)(0xe0 | (reg & 7));
+	return n;
 }
 
 void ovm_fixup_nops(uint8_t *bytes, uint32_t n)

@@ -15,6 +15,16 @@ unsigned ovm_fixup_table_load(const struct ovm_insn *insn, uint8_t *bytes, int64
 /* The length the above will return. */
 unsigned ovm_fixup_table_load_len(const struct ovm_insn *insn);
 
+/* The same for the load of a relocated table (tables.h), at @bytes in the original, with the lea
+ * behind it: `mov disp(base,index,8),dst`, or `jmp *disp(base,index,8)`, which becomes a load into
+ * the index, the lea and a jump. 32 bytes of room at @out. Returns the length, 0 if it cannot be
+ * done. */
+unsigned ovm_fixup_relocated(const struct ovm_insn *insn, const uint8_t *bytes, int64_t delta,
+			     uint8_t *out);
+
+/* The length the above will return. */
+unsigned ovm_fixup_relocated_len(const struct ovm_insn *insn);
+
 /* Write @n bytes of the fewest nops. */
 void ovm_fixup_nops(uint8_t *bytes, uint32_t n);
 

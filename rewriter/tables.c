@@ -72,8 +72,6 @@ static bool is_wanted(const struct ovm_emit_plan *plan, uint32_t cfg_idx,
 		      const struct ovm_jumptable *table)
 {
 	const struct ovm_cfg *cfg = plan->program->cfgs.v[cfg_idx];
-	if (plan->program->image->is_dyn && !table->base.v)
-		return false;
 	if (!table->n_entries || (table->entry_size != 4 && table->entry_size != 8))
 		return false;
 	OVM_ASSERT(table->jump_insn < cfg->n_insns && table->load_insn < cfg->n_insns);
@@ -137,6 +135,12 @@ int64_t ovm_tables_delta(const struct ovm_emit_plan *plan, ovm_va base, uint32_t
 {
 	const struct ovm_tables_copy *copy = &plan->tables.copies.v[plan->tables.loads.v[idx].copy];
 	return (int64_t)(base.v + tables_off + copy->off - table_of(plan, copy)->table.v);
+}
+
+bool ovm_tables_is_relocated(const struct ovm_emit_plan *plan, uint32_t idx)
+{
+	const struct ovm_tables_load *load = &plan->tables.loads.v[idx];
+	return ovm_jumptable_is_relocated(table_of(plan, &plan->tables.copies.v[load->copy]));
 }
 
 static bool write_copy(const struct ovm_emit_plan *plan, ovm_va base,

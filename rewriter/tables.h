@@ -8,6 +8,17 @@
  *
  * An entry leads to the copy of its target where there is one, else to the original target, so
  * entries need not be understood.
+ *
+ * Tables of addresses in position-independent images are filled by the dynamic linker. The copy
+ * holds differences from the original table instead, which need no relocation and no writable
+ * memory; what makes addresses of them is one more instruction, for which the base register is
+ * still there:
+ *
+ *   mov (%r14,%rax,8), %rcx      ->   mov delta(%r14,%rax,8), %rcx
+ *                                     lea (%r14,%rcx), %rcx            no flags, no other register
+ *   jmp *(%r14,%rax,8)           ->   mov delta(%r14,%rax,8), %rax     if nobody reads %rax then
+ *                                     lea (%r14,%rax), %rax
+ *                                     jmp *%rax
  */
 #include "rewriter/overlay.h"
 
@@ -32,9 +43,8 @@ struct ovm_tables {
 	uint32_t size; /* of the section */
 };
 
-/* Choose which tables are copied: those whose jump and load blocks are. Absolute tables of
- * position-independent images are left alone (their entries would need relocations). Slots of @plan
- * must be known. OVM_REFUSED with @bad if one load serves two tables. */
+/* Choose which tables are copied: those whose jump and load blocks are. Slots of @plan must be
+ * known. OVM_REFUSED with @bad if one load serves two tables. */
 int ovm_tables_plan(const struct ovm_emit_plan *plan, struct ovm_tables *tables,
 		    struct ovm_bad *bad);
 void ovm_tables_fini(struct ovm_tables *tables);
@@ -45,6 +55,9 @@ uint32_t ovm_tables_find(const struct ovm_tables *tables, uint32_t cfg, uint32_t
 /* Address of the copy minus address of the original, for load @idx. */
 int64_t ovm_tables_delta(const struct ovm_emit_plan *plan, ovm_va base, uint32_t tables_off,
 			 uint32_t idx);
+
+/* Is the table of load @idx one of relocated addresses? */
+bool ovm_tables_is_relocated(const struct ovm_emit_plan *plan, uint32_t idx);
 
 /* Write the section at @bytes; pieces are final. OVM_REFUSED with @bad if an entry does not reach.
  */

@@ -134,6 +134,64 @@ ASM_FUNCTION("jt_tail_popped",
 ASM_FUNCTION("jt_threaded", "push %rbx\n.cfi_adjust_cfa_offset 8\nmov (%rdi),%rax\njmp *%rax\n");
 ASM_FUNCTION("jt_pointers", "jmp *(%rsi,%rdi,8)\n");
 
+/* Five addresses that the dynamic linker fills in; behind them a number, which needs no relocation.
+ */
+#define RELOCATED(name)                                                                            \
+	".section .data.rel.ro,\"aw\"\n.balign 8\n.type " name ",@object\n" name                   \
+	":\n.quad 11b,12b,13b,14b,15b,7\n.text\n"
+ASM_FUNCTION("jt_goto", "lea jt_t25(%rip),%rdx\nand $7,%edi\nmov (%rdx,%rdi,8),%rax\nxor "
+			"%ecx,%ecx\njmp *%rax\n" CASES);
+__asm__(RELOCATED("jt_t25"));
+ASM_FUNCTION("jt_goto_cmp", "lea jt_t26-16(%rip),%rdx\ncmp $4,%edi\nja 16f\nmov %edi,%edi\nmov "
+			    "16(%rdx,%rdi,8),%rax\njmp *%rax\n" CASES);
+__asm__(RELOCATED("jt_t26"));
+/* one entry more than there are addresses */
+ASM_FUNCTION("jt_goto_short", "lea jt_t27(%rip),%rdx\ncmp $5,%edi\nja 16f\nmov %edi,%edi\nmov "
+			      "(%rdx,%rdi,8),%rax\njmp *%rax\n" CASES);
+__asm__(RELOCATED("jt_t27"));
+/* the table's address is gone when it is needed */
+ASM_FUNCTION("jt_goto_lost",
+	     "lea jt_t28(%rip),%rdx\nand $3,%edi\nmov (%rdx,%rdi,8),%rdx\njmp *%rdx\n" CASES);
+__asm__(RELOCATED("jt_t28"));
+/* the index register takes the sum */
+ASM_FUNCTION("jt_goto_direct", "lea jt_t29(%rip),%rdx\nand $3,%edi\njmp *(%rdx,%rdi,8)\n" CASES);
+__asm__(RELOCATED("jt_t29"));
+
+/* ... but is read behind the jump */
+ASM_FUNCTION("jt_goto_read", "lea jt_t30(%rip),%rdx\nand $3,%edi\njmp *(%rdx,%rdi,8)\n"
+			     "11: mov %edi,%eax\nret\n12: mov $2,%eax\nret\n13: mov $3,%eax\nret\n"
+			     "14: mov $4,%eax\nret\n15: ret\n");
+__asm__(RELOCATED("jt_t30"));
+/* the table's address is kept in the frame, over pushes and calls */
+#define FRAME(body)                                                                                \
+	"sub $40,%rsp\n.cfi_adjust_cfa_offset 40\n" body "11: add $40,%rsp\n.cfi_remember_state\n" \
+	".cfi_adjust_cfa_offset -40\nret\n.cfi_restore_state\n12: jmp 11b\n13: jmp 11b\n14: jmp "  \
+	"11b\n"                                                                                    \
+	"15: jmp 11b\n"
+#define SPILL(table) "lea " table "(%rip),%rdx\nmov %rdx,16(%rsp)\n"
+#define BACK "mov 16(%rsp),%rcx\nand $3,%eax\njmp *(%rcx,%rax,8)\n"
+ASM_FUNCTION("jt_spilled",
+	     FRAME(SPILL("jt_t31") "push %rbx\n.cfi_adjust_cfa_offset 8\nmov %rbx,16(%rsp)\nmovaps "
+				   "%xmm0,32(%rsp)\nlea 32(%rsp),%rdi\ncall jt_plain\npop %rbx\n"
+				   ".cfi_adjust_cfa_offset -8\n" BACK));
+__asm__(RELOCATED("jt_t31"));
+/* another value in the same place */
+ASM_FUNCTION("jt_spilled_over", FRAME(SPILL("jt_t32") "push %rbx\n.cfi_adjust_cfa_offset 8\nmov "
+						      "%rbx,24(%rsp)\npop %rbx\n"
+						      ".cfi_adjust_cfa_offset -8\n" BACK));
+__asm__(RELOCATED("jt_t32"));
+/* somebody has a pointer to it */
+ASM_FUNCTION("jt_spilled_taken", FRAME(SPILL("jt_t33") "lea 8(%rsp),%rdi\ncall jt_plain\n" BACK));
+__asm__(RELOCATED("jt_t33"));
+ASM_FUNCTION("jt_spilled_wide", FRAME(SPILL("jt_t34") "movups %xmm0,4(%rsp)\n" BACK));
+__asm__(RELOCATED("jt_t34"));
+/* round and round, through registers and the frame */
+ASM_FUNCTION("jt_circle",
+	     FRAME(SPILL("jt_t35") "10: mov 16(%rsp),%rsi\nmov %rsi,16(%rsp)\ncall jt_plain\n"
+				   "mov 16(%rsp),%rdx\nmov %rdx,%r8\nmov %r8,16(%rsp)\ntest "
+				   "%eax,%eax\nje 10b\n" BACK));
+__asm__(RELOCATED("jt_t35"));
+
 static struct self self;
 
 static int setup(void **state)
@@ -152,8 +210,8 @@ static int teardown(void **state)
 
 struct expect {
 	const char *function, *table;
-	int bound; /* -1 unknown, -2 tail call */
-	uint32_t n;
+	int bound;		/* -1 unknown, -2 tail call */
+	uint32_t n, entry_size; /* 0: 4 */
 };
 
 static const struct expect expects[] = {
@@ -181,6 +239,17 @@ static const struct expect expects[] = {
     {"jt_tail_popped", NULL, -2, 0},
     {"jt_threaded", NULL, -1, 0},
     {"jt_pointers", NULL, -1, 0},
+    {"jt_goto", "jt_t25", OVM_BOUND_MASK, 5, 8},
+    {"jt_goto_cmp", "jt_t26", OVM_BOUND_CMP, 5, 8},
+    {"jt_goto_short", NULL, -1, 0},
+    {"jt_goto_lost", NULL, -1, 0},
+    {"jt_goto_direct", "jt_t29", OVM_BOUND_MASK, 4, 8},
+    {"jt_goto_read", NULL, -1, 0},
+    {"jt_spilled", "jt_t31", OVM_BOUND_MASK, 4, 8},
+    {"jt_spilled_over", NULL, -1, 0},
+    {"jt_spilled_taken", NULL, -1, 0},
+    {"jt_spilled_wide", NULL, -1, 0},
+    {"jt_circle", "jt_t35", OVM_BOUND_MASK, 4, 8},
 };
 
 static void check(const struct expect *expect)
@@ -198,16 +267,10 @@ static void check(const struct expect *expect)
 				    table->n_entries < expect->n + 32);
 		else
 			assert_int_equal(table->n_entries, expect->n);
-		assert_int_equal(table->entry_size, 4);
+		assert_int_equal(table->entry_size, expect->entry_size ? expect->entry_size : 4);
+		assert_int_equal(ovm_jumptable_is_relocated(table), expect->entry_size == 8);
 		for (uint32_t i = 0; i < expect->n; i++)
 			assert_int_not_equal(ovm_cfg_block_at(cfg, table->targets[i]), OVM_NONE);
-		struct ovm_jumptable again;
-		uint32_t bb = ovm_cfg_block_of(cfg, cfg->insns[table->jump_insn].va);
-		assert_int_equal(ovm_jumptable_resolve(self.image, &self.regions, cfg, bb, &again),
-				 OVM_JUMP_TABLE);
-		assert_int_equal(again.n_entries, table->n_entries);
-		assert_memory_equal(again.targets, table->targets,
-				    table->n_entries * sizeof(ovm_va));
 	}
 	ovm_cfg_free(cfg);
 }
