@@ -155,9 +155,11 @@ static void test_unknown_event(void **state)
 static pid_t start_spinner(void)
 {
 	pid_t pid = fork();
-	if (pid == 0)
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* CTest may end the test alone */
 		for (volatile uint64_t i = 0;; i++)
 			;
+	}
 	return pid;
 }
 
