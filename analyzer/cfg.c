@@ -312,12 +312,13 @@ static bool classify(struct ovm_slicer *slicer, struct ovm_jump *jump, bool is_l
 	return is_changed;
 }
 
-static bool classify_all(struct ovm_cfg_build *build, const struct ovm_cfg *cfg,
+static bool classify_all(struct ovm_cfg_build *build, const struct ovm_cfg *cfg, bool is_tentative,
 			 bool is_last_chance)
 {
 	struct ovm_slicer slicer;
 	bool is_changed = false;
 	ovm_slicer_init(&slicer, build->image, build->regions, cfg, &build->rows);
+	slicer.is_tentative = is_tentative;
 	for (uint32_t j = 0; j < build->jumps.n; j++)
 		is_changed |= classify(&slicer, &build->jumps.v[j], is_last_chance);
 	ovm_slicer_fini(&slicer);
@@ -351,12 +352,18 @@ static bool has_unseen_entries(const struct ovm_cfg_build *build, const struct o
 
 static int settle(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 {
+	bool is_tentative = true;
 	for (uint32_t round = 0;; round++) {
 		update_view(build, cfg);
 		if (build->blocks.n > MAX_BLOCKS || build->edges.n > MAX_EDGES)
 			return OVM_REFUSED;
-		if (build->jumps.n && classify_all(build, cfg, round >= MAX_ROUNDS))
+		bool is_last_chance = round >= MAX_ROUNDS;
+		if (build->jumps.n && classify_all(build, cfg, is_tentative, is_last_chance))
 			continue;
+		if (build->jumps.n && is_tentative) {
+			is_tentative = false;
+			continue;
+		}
 		if (cfg->has_unseen_entries || !has_unseen_entries(build, cfg))
 			return 0;
 		cfg->has_unseen_entries = true;

@@ -84,7 +84,8 @@ static void add_operand(struct ovm_frame *frame, const struct ovm_frame_row *row
 		take(frame, INT64_MIN);
 		return;
 	}
-	if (insn->op == OVM_OP_LEA || insn->index != OVM_REG_NONE)
+	if (insn->op == OVM_OP_LEA || insn->index != OVM_REG_NONE ||
+	    (insn->flags & OVM_INSN_OPAQUE)) /* like fxsave: who knows how much */
 		take(frame, at);
 	else
 		add_store(frame, i, at);

@@ -17,7 +17,8 @@
  *
  * The copy's entries are differences from T, so its load needs the base register a second time, to
  * add it (rewriter/tables.h): the load must not overwrite it. Where the jump itself reads the table
- * (`jmp *(%r14,%rax,8)`) the sum goes into the index register, which nobody may read behind it.
+ * (`jmp *(%r14,%rax,8)`) the sum goes into the index register, which nobody may read behind it;
+ * that is so too if another jump of the first kind comes to the same places with its target there.
  *
  * The copy of the code reads a copy of the table, whose entries differ. So the loaded value, and
  * the target made of it, must be used for nothing but this jump; that is checked forwards over all
@@ -301,6 +302,34 @@ static bool set_length(struct match *m, struct ovm_jumptable *out)
 	return out->n_entries != 0;
 }
 
+/* Does another jump come to the targets of this one with its target in @reg? Then nobody expects
+ * anything else there. Such jumps are often found only behind this one. */
+static bool is_target_reg(const struct match *m, uint8_t reg)
+{
+	for (uint32_t t = 0; t < m->cfg->n_tables; t++) {
+		const struct ovm_jumptable *table = &m->cfg->tables[t];
+		const struct ovm_insn *jump = &m->cfg->insns[table->jump_insn];
+		if (ovm_jumptable_is_relocated(table) && table->table.v == m->address.constant &&
+		    jump->form == OVM_FORM_R && jump->dst == reg)
+			return true;
+	}
+	ovm_cfg_foreach_bb (m->cfg, bb) {
+		const struct ovm_insn *jump = ovm_block_last(m->cfg, bb);
+		if (m->slicer->is_tentative && jump->kind == OVM_INSN_JMP_IND &&
+		    jump->form == OVM_FORM_R && jump->dst == reg)
+			return true;
+	}
+	return false;
+}
+
+/* Callers may rely on a register that a function never writes (gcc's -fipa-ra). */
+static bool is_written(struct match *m, uint8_t reg)
+{
+	struct ovm_defs defs;
+	ovm_slice_defs(m->slicer, m->jump, reg, &defs);
+	return defs.n && !defs.from_entry && !defs.is_unknown;
+}
+
 /* `mov disp(base,index,8),dst`, or `jmp *disp(base,index,8)` with an index that is not used any
  * more, with the table's address in the base register. It must be there still when the entry is in
  * dst or, instead, in the index. */
@@ -316,7 +345,9 @@ static bool keeps_base(struct match *m)
 		return false;
 	return ovm_slice_const(m->slicer, m->load, load->base, &base) &&
 	       base + (uint64_t)(int64_t)load->disp == m->address.constant &&
-	       (!is_jump || ovm_taint_is_dead_behind(m->slicer, m->jump, load->index));
+	       (!is_jump || (is_written(m, load->index) &&
+			     (is_target_reg(m, load->index) ||
+			      ovm_taint_is_dead_behind(m->slicer, m->jump, load->index))));
 }
 
 static bool find_table(struct match *m, struct ovm_jumptable *out)

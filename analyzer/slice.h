@@ -15,7 +15,9 @@ struct ovm_slicer { /* scratch for many questions about one state of one cfg */
 	uint64_t *taint;      /* [n_blocks]: for forward walks, all zero between them */
 	const struct ovm_frame_rows *rows; /* borrowed; NULL: nothing is known of the frame */
 	struct ovm_frame frame;
-	bool has_frame; /* frame is filled */
+	bool has_frame;	   /* frame is filled */
+	bool is_tentative; /* what needs another jump to be understood may be taken for granted:
+			      callers ask again without */
 	uint32_t generation;
 	OVM_VEC(uint32_t) stack;
 };

@@ -13,8 +13,10 @@
  * apart: a register that differs anywhere, and one that differs above its low 8 bits only, because
  * compilers compute booleans that way.
  *
- * Calls, returns and pushes are taken not to read the value: it is nothing that a compiler would
- * pass on or save, but it may push any dead register to align the stack.
+ * Calls, returns and pushes are taken not to read the entry: it is nothing that a compiler would
+ * pass on or save, but it may push any dead register to align the stack. Any other value, like a
+ * table's index, may well be an argument or a result: then calls read all registers, and so does
+ * what is not known.
  */
 #include "analyzer/taint.h"
 
@@ -33,6 +35,7 @@ struct flow {
 	uint32_t load, jump;
 	const uint32_t *chain;
 	uint32_t n_chain;
+	bool is_any; /* the value may be anything, not only a table's entry */
 };
 
 static uint32_t reg_bit(uint8_t reg)
@@ -67,6 +70,21 @@ static uint32_t reads_of(const struct ovm_insn *insn)
 static uint32_t kills_of(const struct ovm_insn *insn)
 {
 	return insn->dst_size < 4 ? insn->defs & ~reg_bit(insn->dst) : insn->defs;
+}
+
+/* The same if the value may be passed on. */
+static uint32_t reads_of_any(const struct ovm_insn *insn)
+{
+	switch (insn->kind) {
+	case OVM_INSN_CALL:
+	case OVM_INSN_CALL_IND:
+		return OVM_MASK_ALL;
+	case OVM_INSN_RET: /* results, and what belongs to the caller */
+		return 1u << OVM_RAX | 1u << OVM_RDX | 1u << OVM_RBX | 1u << OVM_RBP |
+		       1u << OVM_R12 | 1u << OVM_R13 | 1u << OVM_R14 | 1u << OVM_R15;
+	default:
+		return insn->op == OVM_OP_PUSH ? insn->uses : reads_of(insn);
+	}
 }
 
 static bool is_in_chain(const struct flow *flow, uint32_t insn)
@@ -123,7 +141,8 @@ static bool flow_upper(const struct ovm_insn *insn, struct taint *t)
 static bool flow_insn(const struct flow *flow, uint32_t i, struct taint *t)
 {
 	const struct ovm_insn *insn = &flow->cfg->insns[i];
-	uint32_t reads = reads_of(insn), kills = kills_of(insn);
+	uint32_t reads = flow->is_any ? reads_of_any(insn) : reads_of(insn);
+	uint32_t kills = kills_of(insn);
 	if (i == flow->jump)
 		return true;
 	if (is_in_chain(flow, i)) {
@@ -168,10 +187,16 @@ static bool flow_block(const struct flow *flow, uint32_t bb, uint32_t first, str
 		if (!t.full && !t.upper)
 			return true;
 	}
-	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++)
+	bool is_lost = !block->n_edges && ovm_block_last(flow->cfg, bb)->kind == OVM_INSN_JMP_IND &&
+		       block->first_insn + block->n_insns - 1 != flow->jump &&
+		       !flow->slicer->is_tentative;
+	for (uint32_t e = block->first_edge; e < block->first_edge + block->n_edges; e++) {
 		if (flow->cfg->edges[e].dst != OVM_NONE)
 			push(flow->slicer, flow->cfg->edges[e].dst, t);
-	return true;
+		else
+			is_lost = true;
+	}
+	return !flow->is_any || !is_lost;
 }
 
 /* From instruction @from on, where @t differs. */
@@ -201,12 +226,12 @@ static bool flow_all(const struct flow *flow, struct ovm_point from, struct tain
 bool ovm_taint_feeds_only(struct ovm_slicer *slicer, struct ovm_point load, const uint32_t *chain,
 			  uint32_t n_chain, uint32_t jump)
 {
-	struct flow flow = {slicer, slicer->cfg, load.insn, jump, chain, n_chain};
+	struct flow flow = {slicer, slicer->cfg, load.insn, jump, chain, n_chain, false};
 	return load.insn == jump || flow_all(&flow, load, (struct taint){0});
 }
 
 bool ovm_taint_is_dead_behind(struct ovm_slicer *slicer, struct ovm_point jump, uint8_t reg)
 {
-	struct flow flow = {slicer, slicer->cfg, OVM_NONE, jump.insn, NULL, 0};
+	struct flow flow = {slicer, slicer->cfg, OVM_NONE, jump.insn, NULL, 0, true};
 	return flow_all(&flow, jump, (struct taint){.full = reg_bit(reg)});
 }

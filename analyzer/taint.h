@@ -10,7 +10,8 @@
 bool ovm_taint_feeds_only(struct ovm_slicer *slicer, struct ovm_point load, const uint32_t *chain,
 			  uint32_t n_chain, uint32_t jump);
 
-/* True if register @reg, as it is at the indirect jump @jump, is read nowhere behind that. */
+/* True if register @reg, as it is at the indirect jump @jump, is read nowhere behind that, calls
+ * and returns included. */
 bool ovm_taint_is_dead_behind(struct ovm_slicer *slicer, struct ovm_point jump, uint8_t reg);
 
 #endif

@@ -162,6 +162,18 @@ ASM_FUNCTION("jt_goto_read", "lea jt_t30(%rip),%rdx\nand $3,%edi\njmp *(%rdx,%rd
 			     "11: mov %edi,%eax\nret\n12: mov $2,%eax\nret\n13: mov $3,%eax\nret\n"
 			     "14: mov $4,%eax\nret\n15: ret\n");
 __asm__(RELOCATED("jt_t30"));
+/* ... by a function that is called there */
+ASM_FUNCTION("jt_goto_passed",
+	     "lea jt_t36(%rip),%rdx\nand $3,%edi\njmp *(%rdx,%rdi,8)\n"
+	     "11: call jt_plain\nret\n12: mov $2,%edi\nret\n13: xor %edi,%edi\nret\n"
+	     "14: xor %edi,%edi\nret\n15: ret\n");
+__asm__(RELOCATED("jt_t36"));
+/* ... but another jump leaves its target there, so that nobody can want the index */
+ASM_FUNCTION("jt_goto_both",
+	     "lea jt_t37(%rip),%rdx\nand $3,%edi\njmp *(%rdx,%rdi,8)\n11: call jt_plain\nlea "
+	     "jt_t37(%rip),%rdx\nand $3,%eax\nmov (%rdx,%rax,8),%rdi\njmp *%rdi\n"
+	     "12: ret\n13: ret\n14: ret\n15: ret\n");
+__asm__(RELOCATED("jt_t37"));
 /* the table's address is kept in the frame, over pushes and calls */
 #define FRAME(body)                                                                                \
 	"sub $40,%rsp\n.cfi_adjust_cfa_offset 40\n" body "11: add $40,%rsp\n.cfi_remember_state\n" \
@@ -169,7 +181,7 @@ __asm__(RELOCATED("jt_t30"));
 	"11b\n"                                                                                    \
 	"15: jmp 11b\n"
 #define SPILL(table) "lea " table "(%rip),%rdx\nmov %rdx,16(%rsp)\n"
-#define BACK "mov 16(%rsp),%rcx\nand $3,%eax\njmp *(%rcx,%rax,8)\n"
+#define BACK "mov 16(%rsp),%rcx\nmov %eax,%esi\nand $3,%esi\njmp *(%rcx,%rsi,8)\n"
 ASM_FUNCTION("jt_spilled",
 	     FRAME(SPILL("jt_t31") "push %rbx\n.cfi_adjust_cfa_offset 8\nmov %rbx,16(%rsp)\nmovaps "
 				   "%xmm0,32(%rsp)\nlea 32(%rsp),%rdi\ncall jt_plain\npop %rbx\n"
@@ -245,6 +257,7 @@ static const struct expect expects[] = {
     {"jt_goto_lost", NULL, -1, 0},
     {"jt_goto_direct", "jt_t29", OVM_BOUND_MASK, 4, 8},
     {"jt_goto_read", NULL, -1, 0},
+    {"jt_goto_passed", NULL, -1, 0},
     {"jt_spilled", "jt_t31", OVM_BOUND_MASK, 4, 8},
     {"jt_spilled_over", NULL, -1, 0},
     {"jt_spilled_taken", NULL, -1, 0},
@@ -275,6 +288,16 @@ static void check(const struct expect *expect)
 	ovm_cfg_free(cfg);
 }
 
+/* Two jumps, one table. */
+static void test_both(void **state)
+{
+	(void)state;
+	struct ovm_cfg *cfg = self_cfg(&self, "jt_goto_both");
+	assert_int_equal(cfg->n_tables, 2);
+	assert_int_equal(cfg->n_unknown_jumps, 0);
+	ovm_cfg_free(cfg);
+}
+
 static void test_shapes(void **state)
 {
 	(void)state;
@@ -286,6 +309,7 @@ static void test_shapes(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes),
+					   cmocka_unit_test(test_both)};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
