@@ -222,46 +222,46 @@ static int teardown(void **state)
 
 struct expect {
 	const char *function, *table;
-	int bound;		/* -1 unknown, -2 tail call */
-	uint32_t n, entry_size; /* 0: 4 */
+	int bound; /* -1 unknown, -2 tail call */
+	uint32_t n, entry_size;
 };
 
 static const struct expect expects[] = {
-    {"jt_plain", "jt_t1", OVM_BOUND_CMP, 5},
-    {"jt_hoisted", "jt_t2", OVM_BOUND_CMP, 5},
-    {"jt_clobbered", NULL, -1, 0},
-    {"jt_mask", "jt_t4", OVM_BOUND_MASK, 4},
-    {"jt_byte", "jt_t5", OVM_BOUND_CMP, 5},
-    {"jt_memory", "jt_t6", OVM_BOUND_CMP, 5},
-    {"jt_store", "jt_t7", OVM_BOUND_COPY, 5},
-    {"jt_signed", NULL, -1, 0},
-    {"jt_extended", "jt_t9", OVM_BOUND_CMP, 5},
-    {"jt_bases", NULL, -1, 0},
-    {"jt_leaked", NULL, -1, 0},
-    {"jt_leaked_late", NULL, -1, 0},
-    {"jt_boolean", "jt_t13", OVM_BOUND_CMP, 5},
-    {"jt_unoptimized", "jt_t14", OVM_BOUND_CMP, 5},
-    {"jt_label", "jt_t15", OVM_BOUND_CMP, 5},
-    {"jt_unbounded", "jt_t16", OVM_BOUND_COPY, 5},
-    {"jt_biased", NULL, -1, 0},
-    {"jt_writable", NULL, -1, 0},
-    {"jt_loop", "jt_t19", OVM_BOUND_COPY, 5},
-    {"jt_tail_virtual", NULL, -2, 0},
-    {"jt_tail_argument", NULL, -2, 0},
-    {"jt_tail_popped", NULL, -2, 0},
-    {"jt_threaded", NULL, -1, 0},
-    {"jt_pointers", NULL, -1, 0},
+    {"jt_plain", "jt_t1", OVM_BOUND_CMP, 5, 4},
+    {"jt_hoisted", "jt_t2", OVM_BOUND_CMP, 5, 4},
+    {"jt_clobbered", NULL, -1, 0, 4},
+    {"jt_mask", "jt_t4", OVM_BOUND_MASK, 4, 4},
+    {"jt_byte", "jt_t5", OVM_BOUND_CMP, 5, 4},
+    {"jt_memory", "jt_t6", OVM_BOUND_CMP, 5, 4},
+    {"jt_store", "jt_t7", OVM_BOUND_COPY, 5, 4},
+    {"jt_signed", NULL, -1, 0, 4},
+    {"jt_extended", "jt_t9", OVM_BOUND_CMP, 5, 4},
+    {"jt_bases", NULL, -1, 0, 4},
+    {"jt_leaked", NULL, -1, 0, 4},
+    {"jt_leaked_late", NULL, -1, 0, 4},
+    {"jt_boolean", "jt_t13", OVM_BOUND_CMP, 5, 4},
+    {"jt_unoptimized", "jt_t14", OVM_BOUND_CMP, 5, 4},
+    {"jt_label", "jt_t15", OVM_BOUND_CMP, 5, 4},
+    {"jt_unbounded", "jt_t16", OVM_BOUND_COPY, 5, 4},
+    {"jt_biased", NULL, -1, 0, 4},
+    {"jt_writable", NULL, -1, 0, 4},
+    {"jt_loop", "jt_t19", OVM_BOUND_COPY, 5, 4},
+    {"jt_tail_virtual", NULL, -2, 0, 4},
+    {"jt_tail_argument", NULL, -2, 0, 4},
+    {"jt_tail_popped", NULL, -2, 0, 4},
+    {"jt_threaded", NULL, -1, 0, 4},
+    {"jt_pointers", NULL, -1, 0, 4},
     {"jt_goto", "jt_t25", OVM_BOUND_MASK, 5, 8},
     {"jt_goto_cmp", "jt_t26", OVM_BOUND_CMP, 5, 8},
-    {"jt_goto_short", NULL, -1, 0},
-    {"jt_goto_lost", NULL, -1, 0},
+    {"jt_goto_short", NULL, -1, 0, 4},
+    {"jt_goto_lost", NULL, -1, 0, 4},
     {"jt_goto_direct", "jt_t29", OVM_BOUND_MASK, 4, 8},
-    {"jt_goto_read", NULL, -1, 0},
-    {"jt_goto_passed", NULL, -1, 0},
+    {"jt_goto_read", NULL, -1, 0, 4},
+    {"jt_goto_passed", NULL, -1, 0, 4},
     {"jt_spilled", "jt_t31", OVM_BOUND_MASK, 4, 8},
-    {"jt_spilled_over", NULL, -1, 0},
-    {"jt_spilled_taken", NULL, -1, 0},
-    {"jt_spilled_wide", NULL, -1, 0},
+    {"jt_spilled_over", NULL, -1, 0, 4},
+    {"jt_spilled_taken", NULL, -1, 0, 4},
+    {"jt_spilled_wide", NULL, -1, 0, 4},
     {"jt_circle", "jt_t35", OVM_BOUND_MASK, 4, 8},
 };
 
@@ -280,7 +280,7 @@ static void check(const struct expect *expect)
 				    table->n_entries < expect->n + 32);
 		else
 			assert_int_equal(table->n_entries, expect->n);
-		assert_int_equal(table->entry_size, expect->entry_size ? expect->entry_size : 4);
+		assert_int_equal(table->entry_size, expect->entry_size);
 		assert_int_equal(ovm_jumptable_is_relocated(table), expect->entry_size == 8);
 		for (uint32_t i = 0; i < expect->n; i++)
 			assert_int_not_equal(ovm_cfg_block_at(cfg, table->targets[i]), OVM_NONE);
