@@ -13,7 +13,8 @@
  * array of which only the middle's address is taken would be an exception. Compilers keep spilled
  * registers out of arrays.)
  *
- * Calls do not write a frame but through pointers. What lies below rsp is not looked at.
+ * Calls do not write a frame but through pointers. What lies below rsp is not looked at. That unwind
+ * rows are right at every instruction, not only at calls, is taken for granted.
  */
 #include "analyzer/frame.h"
 
