@@ -69,6 +69,12 @@ static bool is_relocated(const struct ovm_table_copy *claim)
 	return claim->entry_size == 8 && claim->base.v;
 }
 
+/* From the original table to its copy. */
+static int64_t delta_of(const struct ovm_check *check, const struct ovm_table_copy *claim)
+{
+	return (int64_t)(check->overlay->base.v + claim->new_off - claim->old_table.v);
+}
+
 bool ovm_check_table_load(const struct ovm_check *check, ovm_va va, const uint8_t *a,
 			  const struct ovm_check_insn *old, const uint8_t *b,
 			  const struct ovm_check_insn *new, unsigned n_sum)
@@ -77,8 +83,7 @@ bool ovm_check_table_load(const struct ovm_check *check, ovm_va va, const uint8_
 		const struct ovm_table_copy *claim = &check->overlay->tables.v[check->by_load[i]];
 		if (claim->old_load.v != va.v)
 			return false;
-		int64_t delta =
-		    (int64_t)(check->overlay->base.v + claim->new_off - claim->old_table.v);
+		int64_t delta = delta_of(check, claim);
 		if (is_relocated(claim) == !!n_sum &&
 		    ovm_check_same_load(a, old, b, new, delta, claim->entry_size))
 			return true;
@@ -182,8 +187,7 @@ bool ovm_check_table_jump(const struct ovm_check *check, const struct ovm_map_en
 		return false;
 	for (uint32_t i = find_claim(check, entry->old.v); i < check->overlay->tables.n; i++) {
 		const struct ovm_table_copy *claim = &check->overlay->tables.v[check->by_load[i]];
-		int64_t delta =
-		    (int64_t)(check->overlay->base.v + claim->new_off - claim->old_table.v);
+		int64_t delta = delta_of(check, claim);
 		if (claim->old_load.v != entry->old.v)
 			return false;
 		if (!is_relocated(claim) || old->disp + delta != (int32_t)(old->disp + delta))
