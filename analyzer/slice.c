@@ -301,7 +301,7 @@ static bool is_frame_load(struct ovm_slicer *slicer, uint32_t insn, int64_t *slo
 static bool source_of(struct ovm_slicer *slicer, struct ovm_point at, struct place *out)
 {
 	const struct ovm_insn *insn = &slicer->cfg->insns[at.insn];
-	bool is_move = insn->op == OVM_OP_MOV && insn->dst_size == 8 &&
+	bool is_move = insn->op == OVM_OP_MOV && insn->dst_size == 8 && insn->src < OVM_RIP &&
 		       (insn->form == OVM_FORM_RR || insn->form == OVM_FORM_MR);
 	*out = (struct place){.reg = is_move ? insn->src : OVM_REG_NONE};
 	return is_move || is_frame_load(slicer, at.insn, &out->slot);
