@@ -99,4 +99,7 @@ const struct ovm_plt *ovm_image_plt(const struct ovm_image *image, ovm_va stub);
 const char *ovm_image_slot_symbol(const struct ovm_image *image, ovm_va slot);   /* of a GOT slot, NULL if none */
 const struct ovm_reloc *ovm_image_reloc(const struct ovm_image *image, ovm_va at); /* exact, NULL if none */
 
+/* The 8 bytes at @at hold an address of the image when it runs, @to: a RELATIVE relocation says so. */
+bool ovm_image_relative(const struct ovm_image *image, ovm_va at, ovm_va *to);
+
 #endif

@@ -420,3 +420,12 @@ const struct ovm_plt *ovm_image_plt(const struct ovm_image *image, ovm_va stub)
 		return NULL;
 	return bsearch(&key, image->plts.v, image->plts.n, sizeof(key), by_stub);
 }
+
+bool ovm_image_relative(const struct ovm_image *image, ovm_va at, ovm_va *to)
+{
+	const struct ovm_reloc *reloc = ovm_image_reloc(image, at);
+	if (!reloc || reloc->type != R_X86_64_RELATIVE)
+		return false;
+	*to = ovm_va_of((uint64_t)reloc->addend);
+	return true;
+}

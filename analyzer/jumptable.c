@@ -36,7 +36,6 @@
 #include "analyzer/bound.h"
 #include "analyzer/taint.h"
 
-#include <elf.h>
 #include <stdlib.h>
 
 enum {
@@ -174,15 +173,6 @@ static ovm_va target_of(const uint8_t *entry, uint8_t size, uint64_t base)
 				   : base + (uint64_t)(int64_t)(int32_t)ovm_le32(entry));
 }
 
-static bool relocated_target(const struct ovm_image *image, ovm_va at, ovm_va *to)
-{
-	const struct ovm_reloc *reloc = ovm_image_reloc(image, at);
-	if (!reloc || reloc->type != R_X86_64_RELATIVE)
-		return false;
-	*to = ovm_va_of((uint64_t)reloc->addend);
-	return true;
-}
-
 /* Where the entry at @at leads; false if it is none. */
 static bool read_target(const struct match *m, ovm_va at, ovm_va *to)
 {
@@ -191,7 +181,7 @@ static bool read_target(const struct match *m, ovm_va at, ovm_va *to)
 	if (!entry)
 		return false;
 	if (m->is_relocated)
-		return relocated_target(image, at, to);
+		return ovm_image_relative(image, at, to);
 	*to = target_of(entry, m->entry_size, m->base);
 	return true;
 }
@@ -468,8 +458,8 @@ void ovm_jumptable_read(const struct ovm_image *image, const struct ovm_jumptabl
 		size_t off = (size_t)i * table->entry_size;
 		targets[i] = ovm_va_of(0);
 		if (ovm_jumptable_is_relocated(table))
-			relocated_target(image, ovm_va_add(table->table, (int64_t)off),
-					 &targets[i]);
+			ovm_image_relative(image, ovm_va_add(table->table, (int64_t)off),
+					   &targets[i]);
 		else if (bytes)
 			targets[i] = target_of(bytes + off, table->entry_size, table->base.v);
 	}

@@ -20,7 +20,6 @@
  */
 #include "rewriter/check_private.h"
 
-#include <elf.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,38 +200,29 @@ bool ovm_check_table_jump(const struct ovm_check *check, const struct ovm_map_en
 
 /* --- entries --- */
 
-/* The address that a relocated entry at @at holds when the program runs. */
-static bool relocated_target(const struct ovm_image *image, ovm_va at, uint64_t *to)
-{
-	const struct ovm_reloc *reloc = ovm_image_reloc(image, at);
-	if (!reloc || reloc->type != R_X86_64_RELATIVE)
-		return false;
-	*to = (uint64_t)reloc->addend;
-	return true;
-}
-
 static bool check_entry(struct ovm_check *check, const struct ovm_table_copy *table, uint64_t at,
 			const uint8_t *a, const uint8_t *b)
 {
 	bool wide = table->entry_size == 8;
-	uint64_t base = table->base.v, off, due;
+	uint64_t base = table->base.v, off;
+	ovm_va due;
 	uint64_t to = base + (wide ? ovm_le64(b) : (uint64_t)(int64_t)(int32_t)ovm_le32(b));
 	if (is_relocated(table)) {
-		if (!relocated_target(check->image, ovm_va_add(table->old_table, (int64_t)at),
-				      &due))
+		if (!ovm_image_relative(check->image, ovm_va_add(table->old_table, (int64_t)at),
+					&due))
 			return false;
-		if (to == due)
+		if (to == due.v)
 			return true;
 	} else {
 		if (!memcmp(a, b, table->entry_size)) /* the original target, whatever it is */
 			return true;
-		due = base + (wide ? ovm_le64(a) : (uint64_t)(int64_t)(int32_t)ovm_le32(a));
+		due = ovm_va_of(base +
+				(wide ? ovm_le64(a) : (uint64_t)(int64_t)(int32_t)ovm_le32(a)));
 	}
 	off = to - check->overlay->base.v;
 	if (off < check->overlay->size)
-		return ovm_check_arrives(check, (uint32_t)off, due);
-	return ovm_image_code(check->image, ovm_va_of(due), 1) &&
-	       ovm_check_leaves_well(check, to, due);
+		return ovm_check_arrives(check, (uint32_t)off, due.v);
+	return ovm_image_code(check->image, due, 1) && ovm_check_leaves_well(check, to, due.v);
 }
 
 /* 4 bytes: relative to a base. 8: addresses, or in position-independent files differences from the
