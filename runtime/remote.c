@@ -5,7 +5,7 @@
  * saving and restoring is done by the target itself, in a stub, and the one thing we change is rip,
  * once:
  *
- *   stub:   syscall                      <- never entered normally, see below
+ *   stub:   2-byte nop                   <- see below
  *   start:  save flags and registers below the red zone
  *           for each call in the table: load registers, syscall
  *           restore
@@ -18,16 +18,27 @@
  * on, with zeros nobody refers to. Such a tail is there before we have any memory of our own, and a
  * write to it copies one page. If no segment has one that is long enough, the kernel's vdso has.
  *
- * Which thread? One in user mode. A thread blocked in a system call would take the stub only when
- * that call returns: the kernel restarts it by stepping rip back by two, on the `syscall` that
- * stands before start for just this purpose (so even this would be correct), but we would wait for
- * hours. A program that never runs user code needs no optimizing.
+ * Which thread? One in user mode, if there is one soon. A parent that only waits for its children
+ * has none: it is blocked in a system call, which our stop interrupts, and which the kernel is
+ * about to restart. How it does that is the second way through the stub:
+ *
+ *   no signal     rax = number of the call, rip -= 2      enters at stub:, goes on at the program's
+ *                                                         `syscall` instruction: restarted
+ *   a handler     rax = -EINTR, then the handler,         enters at start:, goes on behind it, as
+ *                 which returns to rip                    the kernel would have had it
+ *
+ * So again only rip is changed, and rax, which the stub saves and restores, tells where to go on.
+ * Masks that pselect, ppoll and sigsuspend set for the time of the call are handled by the kernel
+ * in both. What is not the same: a signal that comes while the stub runs (some 20 us) and was not
+ * blocked finds the call about to begin, not begun, as it may anyway. Of calls that wait for
+ * nothing but that (pause) we keep away.
  */
 #define OVM_LOG_DOMAIN "remote"
 #include "runtime/remote.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "runtime/startgate.h"
+#include "runtime/tunables.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -38,7 +49,8 @@
 
 enum {
 	PAGE = 4096,
-	ENTRY = 2,	  /* offset of start: after the syscall instruction */
+	ENTRY = 2, /* offset of start: after the nop */
+	SYSCALL_LEN = 2,
 	CALL_END = 86,	  /* after the syscall instruction of the loop */
 	TAIL_MARGIN = 16, /* left alone right behind the segment's last byte */
 	STOP_MS = 50,	  /* for one thread to report */
@@ -47,14 +59,14 @@ enum {
 
 /* Displacements and jump distances are fixed: the two halves are one piece of code. */
 static const uint8_t stub_code[] = {
-    0x0f, 0x05,					    /* syscall */
+    0x66, 0x90,					    /* xchg %ax,%ax */
     0x48, 0x8d, 0xa4, 0x24, 0x00, 0xff, 0xff, 0xff, /* lea -256(%rsp),%rsp */
     0x9c,					    /* pushfq */
     0xfc,					    /* cld */
     0x50, 0x53, 0x51, 0x52, 0x56, 0x57,		    /* push %rax, %rbx, %rcx, %rdx, %rsi, %rdi */
     0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53, /* push %r8, %r9, %r10, %r11 */
     0x41, 0x54,					    /* push %r12 */
-    0x48, 0x8d, 0x1d, 0x67, 0x00, 0x00, 0x00,	    /* lea table(%rip),%rbx */
+    0x48, 0x8d, 0x1d, 0x96, 0x00, 0x00, 0x00,	    /* lea table(%rip),%rbx */
     0x48, 0x8b, 0x03,				    /* next: mov (%rbx),%rax */
     0x48, 0x83, 0xf8, 0xff,			    /* cmp $-1,%rax */
     0x74, 0x37,					    /* je done */
@@ -73,30 +85,39 @@ static const uint8_t stub_code[] = {
     0x4c, 0x0f, 0x44, 0xe0,			    /* cmove %rax,%r12 */
     0x48, 0x83, 0xc3, 0x38,			    /* add $56,%rbx */
     0xeb, 0xc0,					    /* jmp next */
-    0x41, 0x5c, 0x41, 0x5b, 0x41, 0x5a,		    /* done: pop %r12, %r11, %r10 */
+    0x48, 0x83, 0x7c, 0x24, 0x50, 0xfc,		    /* done: cmpq $-EINTR,80(%rsp), the saved rax */
+    0x74, 0x1f,					    /* je interrupted */
+    0x41, 0x5c, 0x41, 0x5b, 0x41, 0x5a,		    /* pop %r12, %r11, %r10 */
     0x41, 0x59, 0x41, 0x58,			    /* pop %r9, %r8 */
     0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,		    /* pop %rdi, %rsi, %rdx, %rcx, %rbx, %rax */
     0x9d,					    /* popfq */
     0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* lea 256(%rsp),%rsp */
-    0xff, 0x25, 0x00, 0x00, 0x00, 0x00,		    /* jmp *resume(%rip) */
-						    /* resume: .quad pc */
+    0xff, 0x25, 0x1f, 0x00, 0x00, 0x00,		    /* jmp *resume(%rip) */
+    0x41, 0x5c, 0x41, 0x5b, 0x41, 0x5a,		    /* interrupted: the same */
+    0x41, 0x59, 0x41, 0x58,			    /* */
+    0x5f, 0x5e, 0x5a, 0x59, 0x5b, 0x58,		    /* */
+    0x9d,					    /* */
+    0x48, 0x8d, 0xa4, 0x24, 0x00, 0x01, 0x00, 0x00, /* */
+    0xff, 0x25, 0x08, 0x00, 0x00, 0x00,		    /* jmp *behind(%rip) */
+						    /* resume: .quad; behind: .quad */
     /* table:  .quad nr, arg0..arg5 for each call; .quad -1; the paths, each ended by 0 */
 };
 
 uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
-			 uint32_t n, ovm_rta at, ovm_rta pc)
+			 uint32_t n, ovm_rta at, ovm_rta resume, ovm_rta behind)
 {
 	if (n > OVM_REMOTE_MAX_CALLS)
 		return 0;
-	uint32_t paths = (uint32_t)sizeof(stub_code) + 8 + n * 56 + 8, need = paths;
+	uint32_t paths = (uint32_t)sizeof(stub_code) + 16 + n * 56 + 8, need = paths;
 	for (uint32_t i = 0; i < n; i++)
 		need += calls[i].path ? (uint32_t)strlen(calls[i].path) + 1 : 0;
 	if (size < need || need - paths > OVM_REMOTE_MAX_PATHS)
 		return 0;
 	memcpy(to, stub_code, sizeof(stub_code));
 	uint8_t *p = to + sizeof(stub_code);
-	ovm_put64(p, pc.v);
-	p += 8;
+	ovm_put64(p, resume.v);
+	ovm_put64(p + 8, behind.v);
+	p += 16;
 	for (uint32_t i = 0; i < n; i++, p += 56) {
 		ovm_put64(p, calls[i].nr);
 		for (uint32_t k = 0; k < 6; k++)
@@ -219,10 +240,51 @@ static struct ovm_thread *stopped_thread(struct ovm_tracee *tracee, pid_t tid)
 	return NULL;
 }
 
-/* Stop @tid; if it may be sent through the stub, do so. Returns 1 if sent, 0 if it is not suitable
- * now, else a failure. */
+/* The thread waits in a system call that may be restarted a little later as well, and was made by a
+ * `syscall` instruction. */
+static bool is_waiting(const struct ovm_tracee *tracee, const struct ovm_thread *thread)
+{
+	static const uint16_t calls[] = {
+	    SYS_select,
+	    SYS_pselect6,
+	    SYS_poll,
+	    SYS_ppoll,
+	    SYS_epoll_wait,
+	    SYS_epoll_pwait,
+	    SYS_epoll_pwait2,
+	    SYS_accept,
+	    SYS_accept4,
+	    SYS_wait4,
+	    SYS_waitid,
+	    SYS_rt_sigsuspend,
+	    SYS_read,
+	    SYS_recvfrom,
+	    SYS_recvmsg,
+	    SYS_futex,
+	    SYS_nanosleep,
+	    SYS_semop,
+	    SYS_clock_nanosleep,
+	    SYS_semtimedop,
+	    SYS_flock,
+	    SYS_fcntl,
+	    SYS_rt_sigtimedwait,
+	    SYS_restart_syscall,
+	};
+	uint8_t code[SYSCALL_LEN];
+	bool is_known = false;
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		is_known |= calls[i] == thread->regs.orig_rax;
+	return is_known && ovm_thread_restarts(thread) &&
+	       ovm_mem_read(tracee, ovm_rta_of(thread->regs.rip - SYSCALL_LEN), code,
+			    sizeof(code)) &&
+	       code[0] == 0x0f && code[1] == 0x05;
+}
+
+/* Stop @tid; if it may be sent through the stub, do so; @waiting_too: also if it waits in a system
+ * call. Returns 1 if sent, 0 if it is not suitable now, else a failure. */
 static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid,
-		      const struct ovm_remote_call *calls, uint32_t n, ovm_rta room)
+		      const struct ovm_remote_call *calls, uint32_t n, ovm_rta room,
+		      bool waiting_too)
 {
 	int rc = ovm_tracee_stop_one(ctx, tracee, tid, STOP_MS);
 	if (rc == OVM_E_TARGET || (rc == OVM_E_GONE && !tracee->ended))
@@ -231,13 +293,16 @@ static int try_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee, pid_t tid,
 	if (rc)
 		return rc;
 	struct ovm_thread *thread = stopped_thread(tracee, tid);
+	bool waits = thread && ovm_thread_restarts(thread);
 	/* One about to run a handler might never come back to the stub: handlers may jump. */
-	if (thread && !ovm_thread_expects_signal(tracee, thread) && !ovm_thread_restarts(thread) &&
-	    !ovm_thread_in_rseq(tracee, thread)) {
+	if (thread && !ovm_thread_expects_signal(tracee, thread) &&
+	    !ovm_thread_in_rseq(tracee, thread) &&
+	    (!waits || (waiting_too && is_waiting(tracee, thread)))) {
 		uint8_t stub[MAX_STUB];
 		OVM_FAULT(STUB_STOPPED);
-		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, room,
-						ovm_rta_of(thread->regs.rip));
+		ovm_rta behind = {thread->regs.rip};
+		ovm_rta resume = {behind.v - (waits ? SYSCALL_LEN : 0)};
+		uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, room, resume, behind);
 		if (!OVM_FAULT_FAILS(STUB_WRITE) && ovm_mem_write(tracee, room, stub, size)) {
 			OVM_FAULT(STUB_WRITTEN);
 			rc = ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)) ? 1 : 0;
@@ -258,20 +323,25 @@ static int send_a_thread(struct ovm_ctx *ctx, struct ovm_tracee *tracee,
 			 const struct ovm_remote_call *calls, uint32_t n, ovm_rta room,
 			 double deadline)
 {
+	double begin = ovm_now_ms();
 	for (;;) {
+		bool waiting_too =
+		    ovm_now_ms() - begin > (deadline - begin) / OVM_RT_REMOTE_WAITING;
 		pid_t *tids;
 		uint32_t n_tids = ovm_tracee_tids(tracee->pid, &tids);
 		int rc = n_tids
 			     ? 0
 			     : ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)tracee->pid);
 		for (uint32_t i = 0; i < n_tids && rc == 0; i++)
-			rc = try_thread(ctx, tracee, tids[i], calls, n, room);
+			rc = try_thread(ctx, tracee, tids[i], calls, n, room, waiting_too);
 		free(tids);
 		if (rc)
 			return rc > 0 ? 0 : rc;
 		if (ovm_now_ms() > deadline)
-			return ovm_fail(ctx, OVM_E_TARGET, "process %d: no thread ran user code",
-					(int)tracee->pid);
+			return ovm_fail(
+			    ctx, OVM_E_TARGET,
+			    "process %d: no thread ran user code, or waited where it may be asked",
+			    (int)tracee->pid);
 		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 		ovm_tracee_service(tracee);
 	}
@@ -283,8 +353,8 @@ static int send_held(struct ovm_ctx *ctx, struct ovm_tracee *tracee, struct ovm_
 		     const struct ovm_remote_call *calls, uint32_t n, ovm_rta room, double deadline)
 {
 	uint8_t stub[MAX_STUB];
-	uint32_t size =
-	    ovm_remote_stub(stub, sizeof(stub), calls, n, room, ovm_rta_of(thread->regs.rip));
+	ovm_rta pc = {thread->regs.rip};
+	uint32_t size = ovm_remote_stub(stub, sizeof(stub), calls, n, room, pc, pc);
 	if (!ovm_mem_write(tracee, room, stub, size) ||
 	    !ovm_tracee_set_pc(thread, ovm_rta_of(room.v + ENTRY)))
 		return ovm_fail(ctx, OVM_E_TARGET, "cannot write into code of process %d",
@@ -365,7 +435,8 @@ int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct 
 	if (rc)
 		return rc;
 	uint8_t probe[MAX_STUB];
-	out->size = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0), ovm_rta_of(0));
+	out->size = ovm_remote_stub(probe, sizeof(probe), calls, n, ovm_rta_of(0), ovm_rta_of(0),
+				    ovm_rta_of(0));
 	if (!out->size)
 		return ovm_fail(ctx, OVM_E_INTERNAL, "%u remote calls are too many", n);
 	double deadline = ovm_now_ms() + timeout_ms;

@@ -33,15 +33,17 @@ struct ovm_remote_call ovm_remote_mmap_file(ovm_rta at, uint64_t size, uint64_t 
 					    uint64_t inode);
 struct ovm_remote_call ovm_remote_close(void);
 
-/* Put the stub into unused bytes behind a code segment and send one thread that runs user code
- * through it. All threads run; the one is stopped for some 30 us. Returns when every mmap among
+/* Put the stub into unused bytes behind a code segment and send one thread through it: one that
+ * runs user code or, if there is none for a part of @timeout_ms, one that waits in a system call,
+ * which is restarted afterwards. All threads run; the one is stopped for some 30 us. Returns when
+ * every mmap among
  * @calls is seen in /proc/PID/maps; @map: what is mapped now, with modules. If they are not seen
  * soon (a signal handler has jumped out of the stub), another stub is tried.
  * @out tells where stubs are, also on failure, for ovm_remote_clean. Fails: OVM_E_GONE, OVM_E_PERM,
- * OVM_E_TARGET (no room for the stub; all threads blocked in system calls for @timeout_ms; the
- * kernel refused a mapping or the target could not open a file): the target is as it was, but for
- * mappings that succeeded. Mappings of files should come before all others: if one is missing when
- * the last call's mapping is there, the file could not be opened, and nothing is tried again.
+ * OVM_E_TARGET (no room for the stub; all threads blocked in uncommon system calls for @timeout_ms;
+ * the kernel refused a mapping or the target could not open a file): the target is as it was, but
+ * for mappings that succeeded. Mappings of files should come before all others: if one is missing
+ * when the last call's mapping is there, the file could not be opened, and nothing is tried again.
  *
  * If a thread of @tracee is held (startgate.h) it is the one, and is held still on return, inside
  * the stub, after its last call. */
@@ -62,8 +64,8 @@ bool ovm_remote_holds(const struct ovm_remote *remote, uint64_t address);
 void ovm_remote_clean(const struct ovm_tracee *tracee, struct ovm_remote *remote);
 
 /* The stub as bytes, for tests: at most @size, returns its length, 0 if it does not fit. @at: where
- * it will stand; @pc: where the thread goes on. */
+ * it will stand; @resume: where the thread goes on, @behind: the same if rax is -EINTR. */
 uint32_t ovm_remote_stub(uint8_t *to, uint32_t size, const struct ovm_remote_call *calls,
-			 uint32_t n, ovm_rta at, ovm_rta pc);
+			 uint32_t n, ovm_rta at, ovm_rta resume, ovm_rta behind);
 
 #endif

@@ -10,9 +10,10 @@
  * must be free there. The unwinder is found anew in each. Everything else is one more generation of
  * that process, with a state of its own: each can be detached alone.
  *
- * Limits: what is measured is measured in one. A process that never runs user code while we wait
- * (a parent that sleeps) cannot be given memory (remote.c) and is left alone; what it forks later
- * runs the original.
+ * A parent that only waits gets them too, so that those it forks later have them from the start.
+ *
+ * Limits: what is measured is measured in one. A process that waits in an uncommon system call
+ * cannot be given memory (remote.c) and is left alone; what it forks later runs the original.
  */
 #define OVM_LOG_DOMAIN "spread"
 #include "runtime/spread.h"

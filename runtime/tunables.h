@@ -36,7 +36,9 @@ enum {
 	OVM_RT_COUNTERS_SHARE = 2,  /* counters get half as much room as code; they need a fifth */
 	OVM_RT_START_CALLS = 20000, /* system calls of ld.so until a program starts; 12 a library */
 	OVM_RT_NEXT_EXEC_MS = 1000, /* how long env, setarch or a shell may take to exec it */
-	OVM_RT_REMOTE_MS = 3000,    /* waiting for a thread that runs user code */
+	OVM_RT_REMOTE_MS = 3000,    /* waiting for a thread that runs user code; after 1/10 of that
+				       one that waits in a system call will do */
+	OVM_RT_REMOTE_WAITING = 10,
 	OVM_RT_MAX_PAUSE_MS =
 	    100, /* all threads must have stopped by then; 200 running ones take 50 on 2 CPUs */
 	OVM_RT_STACK_SCAN = 8 << 20, /* bytes of each stack to look for returns into copies; 8 MiB

@@ -59,6 +59,7 @@ int main(int argc, char **argv)
 }
 EOP
 gcc -O2 prefork.c -o prefork || exit 1
+gcc -O1 "$OPTVM_SOURCE/tests/support/sametext.c" -o sametext || exit 1
 state() { "$tool" status --json "$1" 2>/dev/null | sed -n 's/.*"state": "\([^"]*\)".*/\1/p'; }
 workers() { [ "$(wc -l <pids)" = "$1" ]; }
 wait_for() { for _ in $(seq 500); do "$@" && return; sleep 0.02; done; fail "waited for $*"; }
@@ -75,7 +76,7 @@ finish() { # LABEL
 	[ "$(cat out.txt)" = 0 ] || fail "$1: wrong results: $(cat out.txt)"
 }
 
-# --- attach to a parent that only waits: the busiest worker and the others
+# --- attach to a parent that only waits: the busiest worker, the others, and the parent, whose later workers inherit it
 for words in "" "--counters=off"; do
 	rm -f pids
 	./prefork 3 >out.txt & pid=$!
@@ -84,7 +85,12 @@ for words in "" "--counters=off"; do
 	# shellcheck disable=SC2086
 	"$tool" attach --always --sample-ms 300 --report report.json $words "$pid" 2>e || fail "attach $words: $(cat e)"
 	all_optimized 3 "attach $words"
-	[ "$(number others_optimized)" -ge 2 ] || fail "others: $(grep others report.json)"
+	[ "$(number others_optimized)" -ge 3 ] || fail "others: $(grep others report.json)"
+	[ "$(state "$pid")" = optimized ] || fail "attach $words: the parent: $(state "$pid")"
+	kill -USR1 "$pid"
+	wait_for workers 4
+	late=$(tail -1 pids)
+	./sametext "$late" >diff.txt && fail "attach $words: a worker forked later runs the original"
 	first=$(head -1 pids) second=$(sed -n 2p pids)
 	"$tool" detach "$first" || fail "detach of a worker"
 	[ "$(state "$first")" = original ] || fail "state after detach: $(state "$first")"

@@ -2,10 +2,12 @@
 #include "runtime/remote.h"
 #include "tests/support/live_child.h"
 
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/select.h>
 #include <cmocka.h>
 
 struct fixture {
@@ -43,13 +45,13 @@ static void test_stub_size(void **state)
 	struct ovm_remote_call calls[2] = {ovm_remote_mmap(ovm_rta_of(0x1000), 4096),
 					   ovm_remote_mmap(ovm_rta_of(0x2000), 4096)};
 	ovm_rta at = {0x5000}, pc = {1};
-	uint32_t n0 = ovm_remote_stub(buf, sizeof(buf), calls, 0, at, pc);
-	uint32_t n2 = ovm_remote_stub(buf, sizeof(buf), calls, 2, at, pc);
+	uint32_t n0 = ovm_remote_stub(buf, sizeof(buf), calls, 0, at, pc, pc);
+	uint32_t n2 = ovm_remote_stub(buf, sizeof(buf), calls, 2, at, pc, pc);
 	assert_int_equal(n2 - n0, 2 * 56);
-	assert_int_equal(ovm_remote_stub(buf, n2 - 1, calls, 2, at, pc), 0);
-	assert_int_equal(ovm_remote_stub(buf, n2, calls, 2, at, pc), n2);
-	assert_int_equal(ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, at, pc),
-			 0);
+	assert_int_equal(ovm_remote_stub(buf, n2 - 1, calls, 2, at, pc, pc), 0);
+	assert_int_equal(ovm_remote_stub(buf, n2, calls, 2, at, pc, pc), n2);
+	assert_int_equal(
+	    ovm_remote_stub(buf, sizeof(buf), calls, OVM_REMOTE_MAX_CALLS + 1, at, pc, pc), 0);
 }
 
 /* Many mappings, each a random moment of the computation. */
@@ -105,25 +107,153 @@ static void test_mmap_taken(void **state)
 	assert_int_equal(end(&f), 0);
 }
 
-static void sleeper(struct live_shared *shared)
+/* --- processes that only wait */
+
+static void pauser(struct live_shared *shared)
 {
 	shared->ready = 1;
 	while (!shared->stop)
-		nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+		pause();
 }
 
-/* Nobody runs user code: give up, and leave the sleep as it was. */
+/* Only a signal ends it, and one must not come too early: left alone. */
 static void test_blocked(void **state)
 {
 	(void)state;
 	struct fixture f;
-	begin(&f, sleeper);
+	begin(&f, pauser);
 	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
 	struct ovm_remote_call call = ovm_remote_mmap(ovm_rta_of(0x200000000000), 4096);
 	struct ovm_remote remote;
 	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 100, &remote),
 			 OVM_E_TARGET);
 	assert_int_equal(remote.n, 0);
+	f.shared->stop = 1;
+	signal(SIGUSR1, SIG_IGN);
+	kill(f.pid, SIGUSR1); /* no handler: ends it */
+	assert_int_equal(WTERMSIG(end(&f)), SIGUSR1);
+}
+
+/* Waits in one system call after the other; n_rounds counts those that ended by themselves, n_wrong
+ * those that ended otherwise. */
+static int pipe_fds[2];
+static sig_atomic_t n_handled;
+
+static void on_usr1(int sig)
+{
+	(void)sig;
+	n_handled++;
+}
+
+static bool took(const struct timespec *begin, double least_ms)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - begin->tv_sec) * 1e3 +
+		   (double)(now.tv_nsec - begin->tv_nsec) / 1e6 >=
+	       least_ms;
+}
+
+static void sleeper(struct live_shared *shared)
+{
+	struct timespec begin, nap = {.tv_nsec = 40000000};
+	shared->ready = 1;
+	while (!shared->stop) {
+		fd_set set;
+		struct timeval tv = {.tv_usec = 40000};
+		struct pollfd poll_fd = {.fd = pipe_fds[0], .events = POLLIN};
+		FD_ZERO(&set);
+		FD_SET(pipe_fds[0], &set);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		shared->n_wrong += nanosleep(&nap, NULL) != 0 || !took(&begin, 39.9);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		shared->n_wrong += select(pipe_fds[0] + 1, &set, NULL, NULL, &tv) != 0;
+		shared->n_wrong += !took(&begin, 39.9);
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		shared->n_wrong += poll(&poll_fd, 1, 40) != 0 || !took(&begin, 39);
+		shared->n_rounds++;
+	}
+}
+
+/* It is sent through the stub from where it waits, and waits on as long as it wanted to. */
+static void test_waiting(void **state)
+{
+	(void)state;
+	struct fixture f;
+	assert_int_equal(pipe(pipe_fds), 0);
+	begin(&f, sleeper);
+	for (uint64_t i = 0; i < 25; i++) {
+		struct ovm_remote_call call =
+		    ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192);
+		struct ovm_remote remote;
+		int rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 200, &remote);
+		if (rc)
+			print_message("round %d: %s\n", (int)i, f.ctx.msg);
+		assert_int_equal(rc, 0);
+		assert_int_equal(ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000), 0);
+		for (uint32_t t = 0; t < f.tracee.threads.n; t++)
+			assert_false(ovm_remote_holds(&remote, f.tracee.threads.v[t].regs.rip));
+		ovm_remote_clean(&f.tracee, &remote);
+		ovm_tracee_resume(&f.tracee);
+	}
+	assert_true(live_progress(f.shared, 2));
+	assert_int_equal(f.shared->n_wrong, 0);
+	assert_int_equal(end(&f), 0);
+}
+
+/* A request a signal, under sigsuspend: each wakes it, whatever else is going on. */
+static void suspended(struct live_shared *shared)
+{
+	sigset_t set, old;
+	struct sigaction sa = {.sa_handler = on_usr1};
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, &old);
+	sigaction(SIGUSR1, &sa, NULL);
+	shared->ready = 1;
+	while (!shared->stop) {
+		int before = n_handled;
+		sigsuspend(&old);
+		shared->n_wrong += n_handled != before + 1;
+		shared->n_rounds++;
+	}
+}
+
+static void test_suspended(void **state)
+{
+	(void)state;
+	struct fixture f;
+	begin(&f, suspended);
+	for (uint64_t i = 0; i < 25; i++) {
+		struct ovm_remote_call call =
+		    ovm_remote_mmap(ovm_rta_of(0x200000000000 + i * 0x100000), 8192);
+		struct ovm_remote remote;
+		pid_t sender = fork();
+		if (sender == 0) { /* at all moments of the stop and the stub */
+			for (int k = 0; k < 40; k++) {
+				uint64_t before = f.shared->n_rounds;
+				kill(f.pid, SIGUSR1);
+				for (int w = 0; w < 5000 && f.shared->n_rounds == before; w++)
+					nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+				if (f.shared->n_rounds == before)
+					_exit(1); /* a signal is lost */
+				nanosleep(&(struct timespec){.tv_nsec = 200000 + k * 17000}, NULL);
+			}
+			_exit(0);
+		}
+		int status, rc = ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 60, &remote);
+		waitpid(sender, &status, 0);
+		assert_int_equal(status, 0);
+		if (rc)
+			print_message("round %d: %s\n", (int)i, f.ctx.msg);
+		assert_int_equal(rc, 0);
+		assert_int_equal(ovm_tracee_stop_all(&f.ctx, &f.tracee, 1000), 0);
+		ovm_remote_clean(&f.tracee, &remote);
+		ovm_tracee_resume(&f.tracee);
+	}
+	assert_int_equal(f.shared->n_wrong, 0);
+	f.shared->stop = 1;
+	kill(f.pid, SIGUSR1);
 	assert_int_equal(end(&f), 0);
 }
 
@@ -203,6 +333,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stub_size),	 cmocka_unit_test(test_mmap_busy),
 	    cmocka_unit_test(test_mmap_taken),	 cmocka_unit_test(test_blocked),
+	    cmocka_unit_test(test_waiting),	 cmocka_unit_test(test_suspended),
 	    cmocka_unit_test(test_mmap_signals), cmocka_unit_test(test_tool_dies),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
