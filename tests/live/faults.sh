@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Our death, our stopping and our failing at every fault point (base/fault.def) harm no program (rule R13): it computes the same,
 # ends by itself with its own output and status, no thread of it stays stopped, no partial file is left.
-#   OPTVM_FAULTS=N     N kills at random instants, and every point with every program (minutes); default 12, and a share
+#   OPTVM_FAULTS=N     N kills at random instants; default 12, and of points and programs a share. From 200 on every point with
+#                      every program, of run, attach and detach (an hour)
+#   OPTVM_FAULT_KILLS=1  of these only the kills: no stops, no errors, each point the first time it is passed
 #   OPTVM_SEED=N       of the random kills and of the share
 #   OPTVM_FAULT_JOBS=N at a time; default: two a processor
 #   faults.sh MODE FAULT WORDS...   one case, verbose: faults.sh threads patch.page#2:kill --counters=off
@@ -176,6 +178,7 @@ fi
 
 # --- all of them
 is_full() { [ "$n_random" -ge 200 ]; }
+is_all() { is_full && [ -z "${OPTVM_FAULT_KILLS:-}" ]; }
 : >"$dir/failures"
 : >"$dir/unreached"
 
@@ -202,20 +205,22 @@ while read -r _ point flags _; do
 	watch.* | round.*) these=(phases) ;;
 	esac
 	if is_full || [ $((k % 5)) = $((seed % 5)) ]; then
-		case $flags$point in
-		??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???follow* | ???watch* | ???round.* | ???save* | ???detach* | ???spread*) ;;
-		*) start attach_case "${these[0]}" "$point:kill" attach ;;
-		esac
-		case $point in
-		stop.* | switch.* | patch.* | jumps.* | osr.* | resume.* | state.* | tracee.* | livemap.*)
-			start attach_case "${these[0]}" "$point:kill" detach
-			case $flags in *f*) start attach_case "${these[0]}" "$point:errno=EIO" detach ;; esac ;;
-		esac
+		for mode in "${these[@]}"; do
+			case $flags$point in
+			??o* | ???launch.* | ???tracer.* | ???sampler.* | ???count* | ???exit* | ???forks.* | ???session* | ???follow* | ???watch* | ???round.* | ???save* | ???detach* | ???spread*) ;;
+			*) start attach_case "$mode" "$point:kill" attach ;;
+			esac
+			case $point in
+			stop.* | switch.* | patch.* | jumps.* | osr.* | resume.* | state.* | tracee.* | livemap.*)
+				start attach_case "$mode" "$point:kill" detach
+				case $flags in *f*) [ -n "${OPTVM_FAULT_KILLS:-}" ] || start attach_case "$mode" "$point:errno=EIO" detach ;; esac ;;
+			esac
+		done
 	fi
 	case $point in
 	spread.*) start attach_case prefork "$point:kill" attach; start attach_case prefork "$point#2:kill" attach ;;
-	attached) start attach_case "${these[0]}" "$point:kill" attach; continue ;;
-	detach*) start attach_case "${these[0]}" "$point:kill" detach; continue ;;
+	attached) is_full || start attach_case "${these[0]}" "$point:kill" attach; continue ;;
+	detach*) for mode in "${these[@]}"; do start attach_case "$mode" "$point:kill" detach; done; continue ;;
 	esac
 	if [ "$point" = patch.undo ]; then # passed only if something else fails
 		start one_case "${these[0]}" patch.page#2:errno=EIO,patch.undo:kill "$flags" --save-profile prof $off
@@ -227,16 +232,16 @@ while read -r _ point flags _; do
 		case $flags in
 		*o*) start one_case "$mode" "$point:kill" "$flags" --save-profile prof $(words_for "$point") ;;
 		*) start one_case "$mode" "$point:kill" "$flags" --save-profile prof $(words_for "$point")
-			is_full && start one_case "$mode" "$point#2:kill" "$flags" --save-profile prof $(words_for "$point")
-			is_full && start one_case "$mode" "$point#3:kill" "$flags" --save-profile prof --always --sample-ms 100 ;;
+			is_all && start one_case "$mode" "$point#2:kill" "$flags" --save-profile prof $(words_for "$point")
+			is_all && start one_case "$mode" "$point#3:kill" "$flags" --save-profile prof --always --sample-ms 100 ;;
 		esac
-		if is_full || [ $((k % 3)) = $((seed % 3)) ]; then
+		if is_all || { [ -z "${OPTVM_FAULT_KILLS:-}" ] && [ $((k % 3)) = $((seed % 3)) ]; }; then
 			# the sampler that traces is in all signals of the program: stopped, it stops them
 			# shellcheck disable=SC2046
 			case $flags$point in ??o* | ???tracer*) ;; *) start one_case "$mode" "$point:stop" "$flags" --save-profile prof $(words_for "$point") ;; esac
 		fi
 		case $flags in
-		*f*) for e in EIO ENOMEM EPERM EINTR ESRCH; do
+		*f*) [ -n "${OPTVM_FAULT_KILLS:-}" ] || for e in EIO ENOMEM EPERM EINTR ESRCH; do
 				is_full || [ $e = EIO ] || continue
 				# shellcheck disable=SC2046
 				start one_case "$mode" "$point:errno=$e" "$flags" --save-profile prof $(words_for "$point")
