@@ -1,17 +1,8 @@
 #!/usr/bin/env bash
 # The oracle judged by itself: callgrind's counts as a profile are worth 100 % of themselves, balance, and are what the program did;
 # the original order and a sampled profile are worth less. scripts/accuracy asks the same of big programs.
-set -u
-: "${OPTVM:?path of the tool}"
 tools=$(cd "$(dirname "$0")/../../scripts" && pwd)
-for tool in gcc valgrind python3; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc valgrind python3
 
 # The common way is the jump, not the fall-through; switch, recursion, tail call, direct and indirect calls, string instructions.
 cat >p.c <<'C'

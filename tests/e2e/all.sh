@@ -1,13 +1,6 @@
 #!/usr/bin/env bash
 # rewrite --all: program and hot libraries of a profile into one folder, which runs with the command that is printed.
-set -u
-: "${OPTVM:?path of the tool}"
-command -v gcc >/dev/null || { echo "skipped: gcc is not installed"; exit 77; }
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc
 
 cat >lib.c <<'EOC'
 unsigned twist(unsigned x, int n) { for (int i = 0; i < n; i++) x = x & 1 ? x * 5 + 3 : (x >> 1) ^ 0x9e3779b9; return x; }

@@ -1,14 +1,7 @@
 #!/usr/bin/env bash
 # The command line: usage, exit codes, help, streams; no optimization is judged here.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh"
 unset OPTVM NO_COLOR CLICOLOR_FORCE OPTVM_LOG
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 # STATUS REGEX COMMAND...: exit status; stdout empty; one line "optvm: ..." on stderr that matches
 refuses() {

@@ -1,12 +1,6 @@
 #!/usr/bin/env bash
 # optvm convert: BOLT's formats in and out, exit codes, bad input; llvm-bolt's own opinion where it is installed.
-set -u
-: "${OPTVM:?path of the tool}"
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh"
 refuses() { # STATUS REGEX COMMAND...: exit status, one line on stderr, nothing written
 	local status=$1 regex=$2 got
 	shift 2

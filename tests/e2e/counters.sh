@@ -1,15 +1,8 @@
 #!/usr/bin/env bash
 # `optvm record --counters`: counts of a whole run are exact where they are known, whatever the program does (signals, forks,
 # longjmp, exceptions, threads), however it ends, and what cannot be counted is still sampled and says why.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh"
 unset OPTVM
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 cat >known.c <<'C'
 #include <setjmp.h>

@@ -1,16 +1,7 @@
 #!/usr/bin/env bash
 # Debuggers and profilers on rewritten files: gdb stops in copies, unwinds through them live and from a core file; elfutils too; perf
 # names them; and `optvm dump map` with the original's line numbers tells the same source lines as gdb tells of the original.
-set -u
-: "${OPTVM:?path of the tool}"
-for tool in gcc gdb addr2line eu-stack strip llvm-dwarfdump; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc gdb addr2line eu-stack strip llvm-dwarfdump
 cat >p.c <<'EOF'
 #include <stdio.h>
 #include <stdlib.h>

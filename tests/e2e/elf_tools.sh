@@ -1,16 +1,7 @@
 #!/usr/bin/env bash
 # Rewritten files must stay ELF files to everybody else: each tool below works on them as on the original, and what it writes still runs.
 # A tool that fails, or whose output fails, on the original file too (llvm-strip on a static file, patchelf on a static one) is not held against us.
-set -u
-: "${OPTVM:?path of the tool}"
-for tool in g++ strip objcopy readelf llvm-strip-14 eu-strip eu-elflint patchelf; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" g++ strip objcopy readelf llvm-strip-14 eu-strip eu-elflint patchelf
 
 cat >p.cc <<'EOF'
 #include <cstdio>

@@ -1,15 +1,8 @@
 #!/usr/bin/env bash
 # Computed goto in position-independent files: an interpreter whose table of labels the dynamic linker fills in. Its code is copied, nothing
 # leads back, same output; new file, counted, live; packed relocations, a shared library, and what was learnt with other compilers.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh"
 unset OPTVM
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 cat >vm.c <<'EOF'
 /* Programs of random instructions; each line of output is a sum over what they did. */

@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # Promoted calls in new ELF files: function pointers and virtual functions, nearly always the same and sometimes another one;
 # exceptions thrown through them, backtraces, frames of longjmp. Same output as the original, proved, and undone.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh"
 unset OPTVM
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-support=$(realpath "$(dirname "$0")/../support")
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 # one N WORDS: record ./x of which N calls are promoted, rewrite, prove, run, undo
 one() {

@@ -2,16 +2,9 @@
 # Restartable sequences stay where they are: found with and without section headers, in position-independent and fixed
 # programs, in the ways librseq and tcmalloc write them; their regions are refused, everything else is copied, and no
 # increment is lost by threads that fight for the processors.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh"
 unset OPTVM OPTVM_LOG
 [ -e /usr/include/x86_64-linux-gnu/sys/rseq.h ] || { echo "skipped: glibc without sys/rseq.h (before 2.35)"; exit 77; }
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 cat >seq.S <<'END'
 # (long *slots %rdi, struct rseq * %rsi): slots[8 * processor] += 1, slowly, so that many are interrupted between load and

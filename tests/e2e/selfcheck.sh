@@ -1,13 +1,6 @@
 #!/usr/bin/env bash
 # Code that hashes itself at its start, as FIPS modules in a program do, is left alone: all of a stripped file, else what it hashes.
-set -u
-: "${OPTVM:?path of the tool}"
-for tool in gcc strip; do command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }; done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc strip
 cat >p.c <<'EOF'
 #include <stdio.h>
 #include <stdlib.h>

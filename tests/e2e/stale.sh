@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # A profile of another build of the same program: most of it is found again, the output stays right; one of another
 # program is refused.
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "$0")/../support/e2e.sh" gcc
 unset OPTVM OPTVM_LOG
-command -v gcc >/dev/null || { echo "skipped: gcc is not installed"; exit 77; }
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 
 # Two versions: the second has a function more, one less, one edited, another order, and other data.
 cat >common.h <<'END'

@@ -1,17 +1,8 @@
 #!/usr/bin/env bash
 # optvm stats against what really runs: callgrind's counts of the original and of the rewritten file, row by row, and llvm-bolt's
 # dyno-stats of the same counts where it is installed.
-set -u
-: "${OPTVM:?path of the tool}"
 tools=$(cd "$(dirname "$0")/../../scripts" && pwd)
-for tool in gcc valgrind python3; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc valgrind python3
 
 # The common way is the jump; switch, recursion, direct, indirect and PLT calls. ODD: a function that is nothing but a jump, which
 # copies jump past and call into; a conditional jump to it; a jrcxz.

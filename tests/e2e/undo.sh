@@ -2,16 +2,7 @@
 # --undo gives the original back byte by byte, also after strip and friends where that is possible, and never something else.
 # A rewritten file is rewritten from its original: same profile, same bytes; a profile of the optimized program works as well.
 # The same bytes come out whatever the number of processors.
-set -u
-: "${OPTVM:?path of the tool}"
-for tool in gcc strip objcopy taskset cmp; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" gcc strip objcopy taskset cmp
 
 cat >p.c <<'EOC'
 #include <stdio.h>

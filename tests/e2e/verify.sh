@@ -1,16 +1,7 @@
 #!/usr/bin/env bash
 # optvm verify: proves what rewrite wrote, for every kind of file; finds planted corruption anywhere; says 3 to what is no pair.
 # (Thousands of mutants, in one process: tests/unit/test_elf_verify.c.)
-set -u
-: "${OPTVM:?path of the tool}"
-for tool in g++ strip objcopy python3 cmp; do
-	command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
-done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
+. "$(dirname "$0")/../support/e2e.sh" g++ strip objcopy python3 cmp
 
 cat >p.cc <<'EOC'
 #include <cstdio>

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Promoted calls in live copies: while the program is counted, optimized and measured its pointers are called through originals,
 # counting copies and comparing copies in turn; exceptions, longjmp and backtraces pass all of them.
-support=$(realpath "$(dirname "$0")/../support")
-. "$support/live.sh"
+. "$(dirname "$0")/../support/live.sh"
 export OVM_LOG=engine=info
 
 promoted() { sed -n 's/.*promote: \([0-9]*\) calls.*/\1/p' got.err | sort -n | tail -1; }

@@ -1,15 +1,8 @@
 # Shared by tests/live/*.sh: a scratch folder, and runs of a program with and without `optvm run` that must not differ.
 # Source it: . "$(dirname "$0")/../support/live.sh"
 # shellcheck shell=bash
-set -u
-: "${OPTVM:?path of the tool}"
-tool=$OPTVM
+. "$(dirname "${BASH_SOURCE[0]}")/e2e.sh"
 unset OPTVM
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-bad=0
-fail() { echo "FAIL $*"; bad=1; }
 done_testing() { [ $bad = 0 ] && echo "ok"; exit $bad; }
 
 # expected PROGRAM...: remember what it prints and how it ends; also leaves the status in $want_status
