@@ -20,10 +20,10 @@
 #include "analyzer/blockhash.h"
 #include "analyzer/region.h"
 #include "analyzer/tunables.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
 	AHEAD_SAMPLES = 100, /* before so many nothing is prepared */
@@ -232,13 +232,6 @@ static const struct hashed *hash_region(struct ovm_annotator *an, struct file *f
 
 /* --- ahead --- */
 
-static double now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
-
 /* What is hot and has no hash. False: there is a file to be opened first. */
 static bool find_due(struct ovm_annotator *an, const struct ovm_profile *samples)
 {
@@ -284,8 +277,8 @@ void ovm_annotator_look(struct ovm_annotator *an, const struct ovm_profile *samp
 
 void ovm_annotator_ahead(struct ovm_annotator *an, double ms)
 {
-	double until = now_ms() + ms;
-	while (an->n_ahead < an->due.n && now_ms() < until) {
+	double until = ovm_now_ms() + ms;
+	while (an->n_ahead < an->due.n && ovm_now_ms() < until) {
 		const struct due *due = &an->due.v[an->n_ahead++];
 		hash_region(an, &an->files.v[due->file], due->region);
 	}

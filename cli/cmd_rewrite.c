@@ -6,6 +6,7 @@
  */
 #include "analyzer/stale.h"
 #include "cli/commands.h"
+#include "base/clock.h"
 #include "cli/inputs.h"
 #include "cli/rewrite.h"
 #include "cli/summary.h"
@@ -142,7 +143,7 @@ const char *ovm_rewrite_describe(const struct ovm_rewrite *job, char *buf, size_
 		 overlay->n_regions, bytes,
 		 ovm_percent(stats->samples_covered, stats->samples_in_regions),
 		 ovm_percent(stats->samples_left, stats->samples_in_regions),
-		 (unsigned long long)stats->n_pairs, ovm_seconds() - job->start);
+		 (unsigned long long)stats->n_pairs, ovm_now_s() - job->start);
 	return buf;
 }
 
@@ -250,7 +251,7 @@ int ovm_cmd_rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, int *st
 	(void)status;
 	if (ovm_option_given(opts, OVM_OPT_ALL))
 		return ovm_rewrite_all(ctx, opts);
-	struct ovm_rewrite job = {.start = ovm_seconds()};
+	struct ovm_rewrite job = {.start = ovm_now_s()};
 	int err = rewrite(ctx, opts, &job);
 	ovm_rewrite_fini(&job);
 	return err;

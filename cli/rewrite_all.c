@@ -8,6 +8,7 @@
  *
  * One file after the other, hottest first; a file that cannot be used is told and skipped.
  */
+#include "base/clock.h"
 #include "cli/inputs.h"
 #include "cli/rewrite.h"
 #include "cli/summary.h"
@@ -186,7 +187,7 @@ static bool is_fatal(int err)
 
 static int use_file(struct ovm_ctx *ctx, struct set *set, struct file *file)
 {
-	struct ovm_rewrite job = {.start = ovm_seconds()};
+	struct ovm_rewrite job = {.start = ovm_now_s()};
 	struct ovm_ctx own; /* refusals are counted a file */
 	ovm_ctx_init(&own);
 	own.quiet = ctx->quiet;

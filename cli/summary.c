@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* One write a line, so that it does not mix with what the program writes. */
@@ -58,13 +57,6 @@ const char *ovm_summary_bytes(uint64_t n, char *buf, size_t size)
 double ovm_percent(uint64_t part, uint64_t whole)
 {
 	return whole ? 100.0 * (double)part / (double)whole : 0;
-}
-
-double ovm_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 void ovm_put_clean(const char *text, FILE *to)

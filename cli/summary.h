@@ -18,7 +18,6 @@ int ovm_fail_about(struct ovm_ctx *ctx, int err, const char *what);
 const char *ovm_summary_bytes(uint64_t n, char *buf, size_t size);
 
 double ovm_percent(uint64_t part, uint64_t whole); /* 0 if whole is 0 */
-double ovm_seconds(void);			   /* monotonic */
 
 /* @text with control characters replaced by '?': names come from files. */
 void ovm_put_clean(const char *text, FILE *to);

@@ -22,6 +22,7 @@
  * within RESCAN_MS.
  */
 #include "profiler/ptrace_sampler.h"
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/hash.h"
 
@@ -79,13 +80,6 @@ struct ovm_ptrace_sampler {
 	uint64_t period, next_tick, first_tick, last_tick, n_ticks; /* ns, monotonic */
 	sigset_t saved_mask;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 /* --- /proc
  * ---------------------------------------------------------------------------------------------------
@@ -196,7 +190,7 @@ static void refresh_maps(struct ovm_ptrace_sampler *sampler, pid_t pid, ovm_rta 
 {
 	struct ovm_procmap *map = sampler->tally->map;
 	struct scan *scan = scan_of(sampler, pid);
-	uint64_t now = now_ns(), age = now - scan->at;
+	uint64_t now = ovm_now_ns(), age = now - scan->at;
 	ovm_va va;
 	bool is_known = ovm_procmap_resolve(map, pid, pc, &va) != OVM_NONE;
 	if (scan->at && age < (is_known ? RESCAN_MS * NS_PER_MS : scan->patience))
@@ -313,7 +307,7 @@ static void serve(struct ovm_ptrace_sampler *sampler)
 static void sleep_until(uint64_t until)
 {
 	sigset_t child;
-	uint64_t now = now_ns();
+	uint64_t now = ovm_now_ns();
 	if (now >= until)
 		return;
 	struct timespec rest = {(time_t)((until - now) / NS_PER_S),
@@ -347,13 +341,13 @@ int ovm_ptrace_sampler_drain(struct ovm_ctx *ctx, struct ovm_ptrace_sampler *sam
 			     int timeout_ms)
 {
 	(void)ctx;
-	uint64_t now = now_ns();
+	uint64_t now = ovm_now_ns();
 	uint64_t until = now + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * NS_PER_MS;
 	for (;;) {
 		if (sampler->is_stopped)
 			return OVM_OK;
 		serve(sampler);
-		now = now_ns();
+		now = ovm_now_ns();
 		if (now >= sampler->next_tick)
 			tick(sampler, now);
 		if (now >= until || sampler->has_ended || sampler->is_reaped)
@@ -434,7 +428,7 @@ int ovm_ptrace_sampler_open(struct ovm_ctx *ctx, struct ovm_tally *tally, uint64
 	sampler->child = who->child;
 	sampler->is_counting = who->is_running;
 	sampler->period = NS_PER_S / (frequency < MAX_HZ ? frequency : MAX_HZ);
-	sampler->next_tick = now_ns();
+	sampler->next_tick = ovm_now_ns();
 	block_sigchld(&sampler->saved_mask);
 	int rc = seize(ctx, sampler, who->pid);
 	if (rc) {
@@ -501,17 +495,17 @@ void ovm_ptrace_sampler_stop(struct ovm_ptrace_sampler *sampler)
 	struct thread *thread, *next;
 	if (sampler->is_stopped)
 		return;
-	uint64_t until = now_ns() + DETACH_MS * NS_PER_MS;
+	uint64_t until = ovm_now_ns() + DETACH_MS * NS_PER_MS;
 	serve(sampler);
 	HASH_ITER(hh, sampler->threads, thread, next)
 	ptrace(PTRACE_INTERRUPT, thread->tid, NULL, NULL);
-	while (sampler->threads && now_ns() < until) {
+	while (sampler->threads && ovm_now_ns() < until) {
 		int wstatus;
 		pid_t tid = waitpid(-1, &wstatus, __WALL | WNOHANG);
 		if (tid < 0 && errno == ECHILD)
 			break;
 		if (tid <= 0)
-			sleep_until(now_ns() + NS_PER_MS);
+			sleep_until(ovm_now_ns() + NS_PER_MS);
 		else if (WIFSTOPPED(wstatus))
 			detach(sampler, tid, wstatus);
 		else

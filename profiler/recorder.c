@@ -9,6 +9,7 @@
  */
 #define OVM_LOG_DOMAIN "record"
 #include "profiler/recorder.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "profiler/launch.h"
 
@@ -16,19 +17,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
 
 enum {
 	DRAIN_MS = 100,
 	URGENT_MS = 20, /* a hook that wants its next step sooner is not kept waiting */
 };
-
-static double now_s(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
 
 /* A copy of what the sampler saw, with what the hook found; normalized. */
 static struct ovm_profile *take_profile(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
@@ -75,10 +68,10 @@ static int wait_unsampled(pid_t pid)
 static int sample_to_end(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts,
 			 struct ovm_sampler *sampler, pid_t pid, struct ovm_profile **profile)
 {
-	double until = opts->duration > 0 ? now_s() + opts->duration : 0;
+	double until = opts->duration > 0 ? ovm_now_s() + opts->duration : 0;
 	int wstatus = 0;
 	while (!has_ended(opts, sampler, pid, &wstatus)) {
-		if (until > 0 && now_s() >= until) {
+		if (until > 0 && ovm_now_s() >= until) {
 			*profile = take_profile(ctx, opts, sampler);
 			return has_ended(opts, sampler, pid, &wstatus) ? wstatus
 								       : wait_unsampled(pid);
@@ -145,9 +138,9 @@ int ovm_record_process(struct ovm_ctx *ctx, const struct ovm_recorder_opts *opts
 	is_asked_to_end = 0;
 	sigaction(SIGINT, &end, &saved_int);
 	sigaction(SIGTERM, &end, &saved_term);
-	double until = opts->duration > 0 ? now_s() + opts->duration : 0;
+	double until = opts->duration > 0 ? ovm_now_s() + opts->duration : 0;
 	while (!is_asked_to_end && !has_ended(opts, sampler, pid, &wstatus) &&
-	       (until <= 0 || now_s() < until))
+	       (until <= 0 || ovm_now_s() < until))
 		if (!drain(ctx, opts, sampler)) {
 			rc = ctx->err;
 			break;

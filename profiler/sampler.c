@@ -19,6 +19,7 @@
  */
 #define OVM_LOG_DOMAIN "sampler"
 #include "profiler/sampler.h"
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "profiler/launch.h"
@@ -38,7 +39,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -52,7 +52,6 @@ enum {
 };
 
 #define SLACK_NS 5000000ull
-#define NS_PER_S 1000000000ull
 
 struct cpu_ring {
 	struct ovm_ring ring;
@@ -399,13 +398,6 @@ int ovm_sampler_open(struct ovm_ctx *ctx, const struct ovm_sampler_opts *opts, p
  * ------------------------------------------------------------------------------------------------
  */
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 static int compare_due(const void *a, const void *b)
 {
 	const struct due *x = a, *y = b;
@@ -504,7 +496,7 @@ int ovm_sampler_drain(struct ovm_ctx *ctx, struct ovm_sampler *sampler, int time
 		if (poll(sampler->polled.v, sampler->polled.n, timeout_ms) > 0)
 			drop_hung_up(sampler);
 	}
-	drain_rings(sampler, sampler->is_stopped ? UINT64_MAX : now_ns() - SLACK_NS);
+	drain_rings(sampler, sampler->is_stopped ? UINT64_MAX : ovm_now_ns() - SLACK_NS);
 	return OVM_OK;
 }
 

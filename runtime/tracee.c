@@ -45,13 +45,6 @@ enum { RESTART_SYS = -512, RESTART_NOINTR = -513, RESTART_NOHAND = -514, RESTART
 /* PTRACE_GET_RSEQ_CONFIGURATION (5.13) and the field rseq_cs of struct rseq. */
 enum { RSEQ_CONFIGURATION = 0x420f, RSEQ_CS_OFFSET = 8 };
 
-double ovm_now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
-
 /* --- /proc
  * --------------------------------------------------------------------------------------------------
  */

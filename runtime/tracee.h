@@ -7,6 +7,7 @@
  * the target is ever set.
  */
 #include "base/addr.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/vec.h"
 
@@ -88,8 +89,5 @@ bool ovm_thread_in_rseq(const struct ovm_tracee *tracee, const struct ovm_thread
  * of ours ever leaves half of it. False if unmapped or gone. */
 bool ovm_mem_read(const struct ovm_tracee *tracee, ovm_rta at, void *to, size_t n);
 bool ovm_mem_write(const struct ovm_tracee *tracee, ovm_rta at, const void *from, size_t n);
-
-/* Milliseconds since some fixed moment. */
-double ovm_now_ms(void);
 
 #endif
