@@ -9,8 +9,10 @@
  * line, ...)
  *
  * Everything is borrowed from the sections' bytes. Sections come from files: any byte may be wrong,
- * and what is wrong or not known (64-bit DWARF, split units without a name) is left out; nothing
- * here fails or warns.
+ * and what is wrong or not known is left out; nothing here fails or warns.
+ *
+ * A skeleton unit (split DWARF: the rest is in a .dwo or .dwp file) has no name of its own; then it
+ * is that of the first file of its line table.
  */
 #include "base/addr.h"
 #include "base/vec.h"
@@ -30,6 +32,7 @@ struct ovm_dwarf_attr { /* as it stands in the unit */
 struct ovm_dwarf_unit {
 	uint64_t off;	   /* in .debug_info */
 	uint64_t line_off; /* DW_AT_stmt_list */
+	bool is_64;	   /* 64-bit DWARF: lengths and offsets of 8 bytes */
 	uint16_t version;
 	uint16_t language; /* DW_LANG_*; 0: not said */
 	struct ovm_dwarf_attr producer, name, comp_dir, str_offsets_base;
@@ -61,6 +64,8 @@ struct ovm_line_program {
 	const uint8_t *bytes, *program,
 	    *end;		/* unit from its length field on, its program, its end */
 	const uint8_t *lengths; /* operands of standard opcodes 1 .. opcode_base - 1 */
+	uint16_t version;
+	bool is_64;
 	int8_t line_base;
 	uint8_t line_range, opcode_base, min_len;
 	bool default_is_stmt;

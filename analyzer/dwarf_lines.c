@@ -18,7 +18,7 @@ enum {
 	LNS_SET_PROLOGUE_END,
 	LNE_END_SEQUENCE = 1,
 	LNE_SET_ADDRESS = 2,
-	HEADER_MIN = 10, /* up to the header's length */
+	HEADER_MIN = 10, /* up to the header's length; 64-bit: 8 more */
 };
 
 bool ovm_line_program_open(const struct ovm_dwarf *dwarf, uint64_t off,
@@ -28,7 +28,17 @@ bool ovm_line_program_open(const struct ovm_dwarf *dwarf, uint64_t off,
 		return false;
 	const uint8_t *unit = dwarf->line + off, *p = unit + 4;
 	uint64_t len = ovm_le32(unit), rest = dwarf->line_size - off - 4;
-	if (len >= 0xfffffff0 || len > rest || len < HEADER_MIN)
+	bool is_64 = len == UINT32_MAX;
+	if (is_64) {
+		if (rest < 8)
+			return false;
+		len = ovm_le64(p);
+		p += 8;
+		rest -= 8;
+	} else if (len >= 0xfffffff0) {
+		return false;
+	}
+	if (len > rest || len < HEADER_MIN + (is_64 ? 8 : 0))
 		return false;
 	const uint8_t *end = p + len;
 	unsigned version = ovm_le16(p);
@@ -40,14 +50,18 @@ bool ovm_line_program_open(const struct ovm_dwarf *dwarf, uint64_t off,
 			return false;
 		p += 2;
 	}
-	uint64_t header = end - p >= 4 ? ovm_le32(p) : UINT64_MAX;
-	p += 4;
+	uint64_t header = is_64 ? ovm_le64(p) : ovm_le32(p);
+	p += is_64 ? 8 : 4;
 	unsigned fixed = version >= 4 ? 6 : 5; /* up to opcode_base */
 	if (header > (uint64_t)(end - p) || header < fixed)
 		return false;
 	const uint8_t *program = p + header;
-	*out = (struct ovm_line_program){
-	    .bytes = unit, .program = program, .end = end, .min_len = p[0]};
+	*out = (struct ovm_line_program){.bytes = unit,
+					 .program = program,
+					 .end = end,
+					 .version = (uint16_t)version,
+					 .is_64 = is_64,
+					 .min_len = p[0]};
 	if (version >= 4) {
 		if (p[1] != 1) /* operations an instruction: VLIW */
 			return false;

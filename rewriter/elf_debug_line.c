@@ -15,9 +15,11 @@
  *   _ZN1a1fEv                 name and linkage name
  *
  * Not there: types, variables, inlined frames: in a copy they are the original's at the address the
- * map gives. Compressed sections cannot be continued, and an index (.gdb_index, .debug_names) does
- * not know the twins: it is renamed. The old sections stay where they were, as the original can be
- * restored: they are written once more.
+ * map gives. Compressed sections are expanded for it, and an index (.gdb_index, .debug_names) does
+ * not know the twins: it is renamed. Of split DWARF (.dwo, .dwp) the part in this file is
+ * continued: line tables and ranges are in it; a twin is no skeleton, so nobody looks for its other
+ * part. The old sections stay where they were, as the original can be restored: they are written
+ * once more.
  */
 #include "rewriter/elf_debug.h"
 
@@ -63,15 +65,28 @@ uint64_t ovm_debug_position(const struct ovm_debug *w, enum ovm_debug_section s)
 	return w->old_size[s] + w->out[s].n;
 }
 
-static size_t open_unit(struct ovm_buf *out)
+static void put_offset(struct ovm_buf *out, uint64_t off, bool is_64)
 {
-	ovm_buf_u32(out, 0);
+	if (is_64)
+		ovm_buf_u64(out, off);
+	else
+		ovm_buf_u32(out, (uint32_t)off);
+}
+
+static size_t open_unit(struct ovm_buf *out, bool is_64)
+{
+	if (is_64)
+		ovm_buf_u32(out, UINT32_MAX);
+	put_offset(out, 0, is_64);
 	return out->n;
 }
 
-static void close_unit(struct ovm_buf *out, size_t start)
+static void close_unit(struct ovm_buf *out, size_t start, bool is_64)
 {
-	ovm_put32(out->v + start - 4, (uint32_t)(out->n - start));
+	if (is_64)
+		ovm_put64(out->v + start - 8, out->n - start);
+	else
+		ovm_put32(out->v + start - 4, (uint32_t)(out->n - start));
 }
 
 /* --- functions
@@ -163,7 +178,8 @@ static uint64_t put_ranges(struct ovm_debug *w, unsigned version, const uint32_t
 }
 
 /* One function: funcs [@first, @end). */
-static void put_func(struct ovm_debug *w, unsigned version, uint32_t first, uint32_t end)
+static void put_func(struct ovm_debug *w, const struct ovm_dwarf_unit *unit, uint32_t first,
+		     uint32_t end)
 {
 	static const char *const clones[] = {".constprop", ".isra", ".part",	   ".cold",
 					     ".lto_priv",  ".llvm", ".localalias", NULL};
@@ -188,12 +204,12 @@ static void put_func(struct ovm_debug *w, unsigned version, uint32_t first, uint
 		ovm_vec_push(&bounds, w->funcs.v[i].lo);
 		ovm_vec_push(&bounds, w->funcs.v[i].hi);
 	}
-	ovm_buf_u32(out, (uint32_t)put_ranges(w, version, bounds.v, bounds.n / 2));
+	put_offset(out, put_ranges(w, unit->version, bounds.v, bounds.n / 2), unit->is_64);
 	ovm_vec_free(&bounds);
 }
 
 /* All functions of the unit. A cold part belongs to the one function of its name. */
-static void put_funcs(struct ovm_debug *w, unsigned version)
+static void put_funcs(struct ovm_debug *w, const struct ovm_dwarf_unit *unit)
 {
 	if (w->funcs.n)
 		qsort(w->funcs.v, w->funcs.n, sizeof(*w->funcs.v), by_name);
@@ -205,7 +221,7 @@ static void put_funcs(struct ovm_debug *w, unsigned version)
 			       strncmp(w->funcs.v[first - 1].name, head->name, head->len);
 		while (end < w->funcs.n && is_same_func(head, &w->funcs.v[end], is_only))
 			end++;
-		put_func(w, version, first, end);
+		put_func(w, unit, first, end);
 		first = end;
 	}
 }
@@ -288,7 +304,7 @@ static int by_bound(const void *a, const void *b)
 static void put_aranges(struct ovm_debug *w, uint64_t unit, const uint32_t *bounds, uint32_t n)
 {
 	struct ovm_buf *out = &w->out[OVM_DEBUG_ARANGES];
-	size_t start = open_unit(out);
+	size_t start = open_unit(out, false);
 	ovm_buf_u16(out, 2);
 	ovm_buf_u32(out, (uint32_t)unit);
 	ovm_buf_u8(out, 8);
@@ -299,7 +315,7 @@ static void put_aranges(struct ovm_debug *w, uint64_t unit, const uint32_t *boun
 		ovm_buf_u64(out, bounds[2 * i + 1] - bounds[2 * i]);
 	}
 	ovm_buf_fill(out, 0, 16);
-	close_unit(out, start);
+	close_unit(out, start, false);
 }
 
 static void put_unit(struct ovm_debug *w, const struct ovm_dwarf_unit *unit, uint64_t lines,
@@ -311,13 +327,13 @@ static void put_unit(struct ovm_debug *w, const struct ovm_dwarf_unit *unit, uin
 					      unit->name.form, unit->comp_dir.form,
 					      unit->str_offsets_base.form ? FORM_SEC_OFFSET : 0};
 	uint64_t at = ovm_debug_position(w, OVM_DEBUG_INFO), code = unit_abbrev(w, &shape);
-	size_t start = open_unit(out);
+	size_t start = open_unit(out, unit->is_64);
 	ovm_buf_u16(out, (uint16_t)version);
 	if (version >= 5) {
 		ovm_buf_u8(out, 1); /* DW_UT_compile */
 		ovm_buf_u8(out, 8);
 	}
-	ovm_buf_u32(out, (uint32_t)w->old_size[OVM_DEBUG_ABBREV]);
+	put_offset(out, w->old_size[OVM_DEBUG_ABBREV], unit->is_64);
 	if (version < 5)
 		ovm_buf_u8(out, 8);
 	ovm_buf_uleb(out, code);
@@ -328,11 +344,11 @@ static void put_unit(struct ovm_debug *w, const struct ovm_dwarf_unit *unit, uin
 	put_attr(out, &unit->comp_dir);
 	put_attr(out, &unit->str_offsets_base);
 	ovm_buf_u64(out, 0); /* ranges are absolute */
-	ovm_buf_u32(out, (uint32_t)put_ranges(w, version, bounds, n));
-	ovm_buf_u32(out, (uint32_t)lines);
-	put_funcs(w, version);
+	put_offset(out, put_ranges(w, version, bounds, n), unit->is_64);
+	put_offset(out, lines, unit->is_64);
+	put_funcs(w, unit);
 	ovm_buf_u8(out, 0);
-	close_unit(out, start);
+	close_unit(out, start, unit->is_64);
 	put_aranges(w, at, bounds, n);
 }
 
@@ -382,36 +398,50 @@ static void put_twins(struct ovm_debug *w)
  * -------------------------------------------------------------------------------------------------
  */
 
+static const char *read_sections(const struct ovm_elf_view *view,
+				 struct ovm_elf_bytes bytes[OVM_N_DEBUG])
+{
+	for (unsigned s = 0; s < OVM_N_DEBUG; s++) {
+		const Elf64_Shdr *sh = ovm_elf_section_named(view, view->shdrs, section_names[s]);
+		if (sh && !ovm_elf_section_bytes(view, sh, &bytes[s]))
+			return "its DWARF is compressed in a way that is not known, or damaged";
+		if (bytes[s].n > INT32_MAX)
+			return "its DWARF is too big for 32-bit offsets";
+	}
+	return NULL;
+}
+
+static void free_sections(struct ovm_elf_bytes bytes[OVM_N_DEBUG])
+{
+	for (unsigned s = 0; s < OVM_N_DEBUG; s++)
+		ovm_buf_free(&bytes[s].owned);
+}
+
 const char *ovm_elf_debug_lines_missing(const struct ovm_elf_view *view)
 {
 	static const enum ovm_debug_section needed[] = {OVM_DEBUG_INFO, OVM_DEBUG_ABBREV,
 							OVM_DEBUG_LINE};
 	if (!view->shdrs)
 		return "it has no section headers";
+	if (ovm_elf_section_named(view, view->shdrs, ".zdebug_info"))
+		return "its DWARF is compressed the old way, as .zdebug_info (objcopy "
+		       "--decompress-debug-sections)";
 	for (unsigned i = 0; i < 3; i++)
 		if (!ovm_elf_section_named(view, view->shdrs, section_names[needed[i]]))
 			return "it has no DWARF line table (built without -g, or stripped)";
-	for (unsigned s = 0; s < OVM_N_DEBUG; s++) {
-		const Elf64_Shdr *sh = ovm_elf_section_named(view, view->shdrs, section_names[s]);
-		if (sh && (sh->sh_flags & SHF_COMPRESSED))
-			return "its DWARF is compressed (objcopy --decompress-debug-sections)";
-		if (sh && sh->sh_size > INT32_MAX)
-			return "its DWARF is too big for 32-bit offsets";
-	}
-	return NULL;
+	struct ovm_elf_bytes bytes[OVM_N_DEBUG] = {0};
+	const char *why = read_sections(view, bytes);
+	free_sections(bytes);
+	return why;
 }
 
-static void view_dwarf(struct ovm_debug *w, const struct ovm_elf_view *view)
+static void view_dwarf(struct ovm_debug *w, const struct ovm_elf_bytes bytes[OVM_N_DEBUG])
 {
-	const uint8_t *bytes[OVM_N_DEBUG] = {0};
-	for (unsigned s = 0; s < OVM_N_DEBUG; s++) {
-		const Elf64_Shdr *sh = ovm_elf_section_named(view, view->shdrs, section_names[s]);
-		bytes[s] = sh ? view->bytes + sh->sh_offset : view->bytes;
-		w->old_size[s] = sh ? sh->sh_size : 0;
-	}
-	w->dwarf = (struct ovm_dwarf){bytes[OVM_DEBUG_INFO],	     bytes[OVM_DEBUG_ABBREV],
-				      bytes[OVM_DEBUG_LINE],	     w->old_size[OVM_DEBUG_INFO],
-				      w->old_size[OVM_DEBUG_ABBREV], w->old_size[OVM_DEBUG_LINE]};
+	for (unsigned s = 0; s < OVM_N_DEBUG; s++)
+		w->old_size[s] = bytes[s].n;
+	w->dwarf = (struct ovm_dwarf){bytes[OVM_DEBUG_INFO].v,	 bytes[OVM_DEBUG_ABBREV].v,
+				      bytes[OVM_DEBUG_LINE].v,	 bytes[OVM_DEBUG_INFO].n,
+				      bytes[OVM_DEBUG_ABBREV].n, bytes[OVM_DEBUG_LINE].n};
 }
 
 /* An index would hide what it does not know. */
@@ -434,9 +464,11 @@ void ovm_elf_debug_lines(const struct ovm_image *image, const struct ovm_elf_vie
 			 struct ovm_elf_table *table)
 {
 	struct ovm_debug w = {.image = image, .overlay = overlay, .regions = regions};
+	struct ovm_elf_bytes bytes[OVM_N_DEBUG] = {0};
 	if (ovm_elf_debug_lines_missing(view))
 		return;
-	view_dwarf(&w, view);
+	read_sections(view, bytes);
+	view_dwarf(&w, bytes);
 	put_twins(&w);
 	if (w.out[OVM_DEBUG_INFO].n)
 		rename_indexes(view, table);
@@ -446,12 +478,13 @@ void ovm_elf_debug_lines(const struct ovm_image *image, const struct ovm_elf_vie
 		Elf64_Shdr *sh = ovm_elf_section_named(view, table->v, section_names[s]);
 		size_t start = ovm_elf_table_start(table, s == OVM_DEBUG_ARANGES ? 16 : 8);
 		if (sh)
-			ovm_buf_put(table->out, view->bytes + sh->sh_offset, sh->sh_size);
+			ovm_elf_table_expand(table, sh, &bytes[s]);
 		else
 			sh = ovm_elf_table_add(table, section_names[s], SHT_PROGBITS, 0);
 		ovm_buf_put(table->out, w.out[s].v, w.out[s].n);
 		ovm_elf_table_place(table, sh, start);
 	}
+	free_sections(bytes);
 	for (unsigned s = 0; s < OVM_N_DEBUG; s++)
 		ovm_buf_free(&w.out[s]);
 	ovm_vec_free(&w.runs);

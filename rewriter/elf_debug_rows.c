@@ -262,6 +262,9 @@ uint64_t ovm_debug_put_lines(struct ovm_debug *w, const struct ovm_line_program 
 		mark_started(w, &w->runs.v[w->claimed.v[i]]);
 	for (uint32_t i = 0; i < w->claimed.n; i++)
 		put_sequence(w, program, &w->runs.v[w->claimed.v[i]]);
-	ovm_put32(out->v + start, (uint32_t)(out->n - start - 4));
+	if (program->is_64)
+		ovm_put64(out->v + start + 4, out->n - start - 12);
+	else
+		ovm_put32(out->v + start, (uint32_t)(out->n - start - 4));
 	return at;
 }

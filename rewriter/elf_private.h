@@ -130,6 +130,17 @@ void ovm_elf_segment_head(const struct ovm_image *image, const struct ovm_elf_vi
  * @section. */
 void ovm_elf_debug_frame(const struct ovm_overlay *overlay, size_t section, struct ovm_buf *out);
 
+struct ovm_elf_bytes { /* of a section as they were before it was compressed */
+	const uint8_t *v;
+	uint64_t n;
+	uint64_t align;	      /* of the section, if it was compressed */
+	struct ovm_buf owned; /* caller frees, also after a failure */
+};
+
+/* elf_expand.c. False if it is compressed in a way that is not known, or damaged. */
+bool ovm_elf_section_bytes(const struct ovm_elf_view *view, const Elf64_Shdr *sh,
+			   struct ovm_elf_bytes *out);
+
 /* Most bytes of the original that are not loaded and that the undo list keeps all the same. */
 enum { OVM_ELF_KEEP_MAX = 64 << 10 };
 
@@ -148,6 +159,10 @@ Elf64_Shdr *ovm_elf_table_add(struct ovm_elf_table *table, const char *name, uin
 /* Align the output, return where it goes on; then make that section @sh. */
 size_t ovm_elf_table_start(const struct ovm_elf_table *table, uint64_t align);
 void ovm_elf_table_place(const struct ovm_elf_table *table, Elf64_Shdr *sh, size_t start);
+
+/* The input's section @sh again, as @bytes has it: to be continued, not compressed any more. */
+void ovm_elf_table_expand(const struct ovm_elf_table *table, Elf64_Shdr *sh,
+			  const struct ovm_elf_bytes *bytes);
 
 /* The move that took section @sh along, NULL if it stays. */
 const struct ovm_elf_move *ovm_elf_move_of(const struct ovm_elf_plan *plan, const Elf64_Shdr *sh);

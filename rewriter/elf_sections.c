@@ -124,6 +124,16 @@ void ovm_elf_table_place(const struct ovm_elf_table *table, Elf64_Shdr *sh, size
 	sh->sh_size = table->out->n - start;
 }
 
+void ovm_elf_table_expand(const struct ovm_elf_table *table, Elf64_Shdr *sh,
+			  const struct ovm_elf_bytes *bytes)
+{
+	ovm_buf_put(table->out, bytes->v, bytes->n);
+	if (!(sh->sh_flags & SHF_COMPRESSED))
+		return;
+	sh->sh_flags &= ~(uint64_t)SHF_COMPRESSED;
+	sh->sh_addralign = bytes->align;
+}
+
 Elf64_Shdr *ovm_elf_section_named(const struct ovm_elf_view *view, Elf64_Shdr *shdrs,
 				  const char *name)
 {
@@ -139,21 +149,23 @@ Elf64_Shdr *ovm_elf_section_named(const struct ovm_elf_view *view, Elf64_Shdr *s
 	return NULL;
 }
 
-/* For gdb: a new .debug_frame, or the input's continued. A compressed one stays alone. */
+/* For gdb: a new .debug_frame, or the input's continued. One that cannot be read stays alone. */
 static void put_debug_frame(const struct ovm_elf_view *view, const struct ovm_overlay *overlay,
 			    struct ovm_elf_table *table)
 {
 	Elf64_Shdr *sh = ovm_elf_section_named(view, table->v, ".debug_frame");
-	if (!overlay->fdes.n || (sh && ((sh->sh_flags & SHF_COMPRESSED) || sh->sh_size % 4)))
-		return;
-	size_t start = ovm_elf_table_start(table, 8);
-	if (sh)
-		ovm_buf_put(table->out, view->bytes + sh->sh_offset, sh->sh_size);
-	else
-		sh = ovm_elf_table_add(table, ".debug_frame", SHT_PROGBITS, 0);
-	ovm_elf_debug_frame(overlay, start, table->out);
-	ovm_elf_table_place(table, sh, start);
-	sh->sh_addralign = 8;
+	struct ovm_elf_bytes bytes = {0};
+	if (overlay->fdes.n && (!sh || ovm_elf_section_bytes(view, sh, &bytes)) && !(bytes.n % 4)) {
+		size_t start = ovm_elf_table_start(table, 8);
+		if (sh)
+			ovm_elf_table_expand(table, sh, &bytes);
+		else
+			sh = ovm_elf_table_add(table, ".debug_frame", SHT_PROGBITS, 0);
+		ovm_elf_debug_frame(overlay, start, table->out);
+		ovm_elf_table_place(table, sh, start);
+		sh->sh_addralign = 8;
+	}
+	ovm_buf_free(&bytes.owned);
 }
 
 void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *view,

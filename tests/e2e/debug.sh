@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debuggers and profilers on rewritten files: gdb stops in copies, unwinds through them live and from a core file; elfutils too; perf
 # names them; and `optvm dump map` with the original's line numbers tells the same source lines as gdb tells of the original.
-. "$(dirname "$0")/../support/e2e.sh" gcc gdb addr2line eu-stack strip llvm-dwarfdump
+. "$(dirname "$0")/../support/e2e.sh" gcc gdb addr2line llvm-addr2line-14 eu-stack strip llvm-dwarfdump
 cat >p.c <<'EOF'
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +109,8 @@ verify_dwarf() { # what is wrong with it, by LLVM, which hangs on some of gcc's 
 	[ $? != 124 ] || return 1
 	grep -iE 'error|warning' verified | grep -v '^No errors' | sort
 }
+addr2line=addr2line
+hangs= # whether llvm-dwarfdump does with this compiler
 check_lines() { # NAME COMPILER FLAGS...
 	local name=$1 want n
 	shift
@@ -116,9 +118,9 @@ check_lines() { # NAME COMPILER FLAGS...
 	"$OPTVM" verify -q in out || fail "$name, lines: verify"
 	[ "$(./in)" = "$(./out)" ] || fail "$name, lines: output differs"
 	"$OPTVM" dump map out | awk '$NF != "added" {print $1, $3}' >map
-	cut -d' ' -f1 map | addr2line -e out >new
-	cut -d' ' -f2 map | addr2line -e in >old
-	sed -i 's/ (discriminator.*//' old new
+	cut -d' ' -f1 map | $addr2line -e out >new
+	cut -d' ' -f2 map | $addr2line -e in >old
+	sed -i -E 's/ \(discriminator.*//; s/(:[0-9?]+):[0-9]+$/\1/' old new
 	n=$(grep -c 'p\.c:[1-9]' old)
 	[ "$n" -ge 40 ] || fail "$name, lines: only $n instructions of p.c are copied"
 	paste -d' ' map old new | awk '$3 != $4 && $3 ~ /p\.c:/' >differ # the rest is ?? in both
@@ -128,14 +130,20 @@ check_lines() { # NAME COMPILER FLAGS...
 	debug -ex 'break p.c:14' -ex run -ex 'info symbol $pc' -ex bt ./out >log
 	grep -q ' in section .optvm.text' log && [ "$(frames <log)" = "middle main " ] ||
 		{ fail "$name: break p.c:14 does not stop in the copy"; cat log; }
-	if verify_dwarf in >old; then
-		verify_dwarf out >new && cmp -s old new || { fail "$name, lines: llvm-dwarfdump"; diff old new; }
+	if [[ $hangs == *"$1"* ]]; then
+		:
+	elif verify_dwarf in >old; then
+		if ! grep -q 'failed to decompress' old; then
+			verify_dwarf out >new && cmp -s old new || { fail "$name, lines: llvm-dwarfdump"; diff old new; }
+		fi
 	else
 		echo "note: $name: llvm-dwarfdump --verify does not end on the original"
+		hangs="$hangs $1"
 	fi
 	eu-elflint --gnu-ld in >old 2>&1
 	eu-elflint --gnu-ld out 2>&1 | grep -vE "owner name 'optvm'|No errors" | grep -vxFf old && fail "$name, lines: elflint"
-	readelf -wlriaR out 2>&1 >/dev/null | grep -i warning && fail "$name, lines: readelf"
+	readelf -wlriaR in 2>&1 >/dev/null | grep -i warning >old
+	readelf -wlriaR out 2>&1 >/dev/null | grep -i warning | sed 's/\bout\b/in/' | grep -vxFf old && fail "$name, lines: readelf"
 	# and in a file of their own, found by .gnu_debuglink
 	objcopy --only-keep-debug out out.debug && strip -o alone out && objcopy --add-gnu-debuglink=out.debug alone
 	debug -ex 'break p.c:14' -ex run -ex 'info symbol $pc' -ex bt ./alone >log
@@ -150,11 +158,45 @@ for clang in clang clang-14 clang-19; do
 	command -v $clang >/dev/null || continue
 	check_lines $clang $clang -O2
 	check_lines $clang-dwarf-4 $clang -O2 -gdwarf-4
+	check_lines $clang-64-bit $clang -O2 -gdwarf64
+	check_lines $clang-split $clang -O2 -gsplit-dwarf
 	break
 done
 check_lines lld gcc -O2 -fuse-ld=lld -ggnu-pubnames -Wl,--gdb-index
-gcc -O2 -g -gz p.c -o in && "$OPTVM" rewrite in --uniform --debug -f -o out 2>log && grep -q 'is compressed' log && "$OPTVM" verify -q in out ||
-	fail "compressed DWARF: no warning"
+addr2line=llvm-addr2line-14 # that of binutils 2.40 cannot read these
+check_lines 64-bit gcc -O2 -gdwarf64
+check_lines 64-bit-dwarf-4 gcc -O2 -gdwarf-4 -gdwarf64
+check_lines split gcc -O2 -gsplit-dwarf
+addr2line=addr2line
+check_lines zlib gcc -O2 -gz
+zstd_gcc() { gcc "$@" && objcopy --compress-debug-sections=zstd in; }
+gcc -O2 -g p.c -o in
+if objcopy --compress-debug-sections=zstd in 2>/dev/null; then check_lines zstd zstd_gcc -O2; else echo "note: objcopy knows no zstd"; fi
+# units and line tables are in the file, the rest in one .dwp beside it
+packed_gcc() { gcc "$@" && dwp -e in -o in.dwp && rm -f ./*.dwo && cp in.dwp out.dwp; }
+gcc -O2 -g -gsplit-dwarf -gdwarf-4 p.c -o in
+if dwp -e in -o in.dwp 2>/dev/null; then check_lines packed packed_gcc -O2 -gsplit-dwarf -gdwarf-4; else echo "note: no dwp"; fi
+rm -f ./*.dw[op]
+
+# what cannot be continued is said in one line, and the file is as without --debug
+warned() { # NAME WORD
+	"$OPTVM" rewrite in --uniform --debug -f -o out 2>log && [ "$(grep -c "$2" log)" = 1 ] && "$OPTVM" verify -q in out && [ "$(./in)" = "$(./out)" ] ||
+		{ fail "$1: no warning"; cat log; }
+}
+gcc -O2 -g p.c -o in && objcopy --compress-debug-sections=zlib-gnu in && warned "old compression" 'compressed the old way'
+gcc -O2 -g -gz p.c -o in && python3 - <<'EOP' && warned "damaged compression" 'not known, or damaged'
+import struct
+b = bytearray(open('in', 'rb').read())
+shoff, = struct.unpack_from('<Q', b, 40)
+n, names = struct.unpack_from('<HH', b, 60)
+at = lambda i: struct.unpack_from('<IIQQQQ', b, shoff + 64 * i)
+for i in range(n):
+    name, kind, flags, va, off, size = at(i)
+    if b[at(names)[4] + name:].startswith(b'.debug_line\0'):
+        assert flags & 0x800
+        b[off + 24 + size // 2] ^= 0x55
+open('in', 'wb').write(b)
+EOP
 gcc -O2 p.c -o in && "$OPTVM" rewrite in --uniform --debug -f -o out 2>log && grep -q 'no DWARF line table' log || fail "no DWARF: no warning"
 
 # names of C++; of a stripped library what it exports

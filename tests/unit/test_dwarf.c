@@ -178,6 +178,16 @@ static void test_mutants(void **state)
 			    (uint8_t)random_below(256);
 			lines[random_below(d.line_size)] ^= (uint8_t)(1 << random_below(8));
 		}
+		if (i % 4 == 2) { /* said to be 64-bit DWARF, and a skeleton */
+			memset(info, 0xff, 4);
+			memset(lines, 0xff, 4);
+			ovm_put64(info + 4, d.info_size - 12);
+			ovm_put64(lines + 4, d.line_size - 12);
+			memcpy(info + 12, "\5\0\4\10", 4);
+			memset(info + 16, 0, 8);
+			memcpy(lines + 12, "\5\0\10\0", 4);
+			ovm_put64(lines + 16, 60);
+		}
 		if (i & 1) { /* units and abbreviations well, lines cut short */
 			memcpy(info, d.info, d.info_size);
 			memcpy(abbrev, d.abbrev, d.abbrev_size);
