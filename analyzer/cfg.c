@@ -478,52 +478,21 @@ static bool finish(struct ovm_cfg_build *build, struct ovm_cfg *cfg)
 	return set_reachable(build, cfg);
 }
 
-static void build_fini(struct ovm_cfg_build *build)
+enum ovm_refusal ovm_cfg_build_group(struct ovm_cfg_build *build, uint32_t head,
+				     struct ovm_cfg *cfg)
 {
-	ovm_vec_free(&build->parts);
-	ovm_vec_free(&build->insns);
-	ovm_vec_free(&build->marks);
-	ovm_vec_free(&build->jumps);
-	ovm_vec_free(&build->rows.v);
-	ovm_vec_free(&build->pads);
-	ovm_vec_free(&build->blocks);
-	ovm_vec_free(&build->edges);
-	ovm_vec_free(&build->tables);
-	ovm_vec_free(&build->by_va);
-	ovm_vec_free(&build->first_pred);
-	ovm_vec_free(&build->preds);
-	ovm_vec_free(&build->targets);
-}
-
-int ovm_cfg_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_image *image,
-		  struct ovm_regions *regions, uint32_t head, struct ovm_cfg **out)
-{
-	struct ovm_cfg_build build = {.ctx = ctx, .dec = dec, .image = image, .regions = regions};
-	enum ovm_refusal why = OVM_REFUSE_NONE;
-	OVM_ASSERT(head < regions->v.n);
-	if (regions->v.v[head].refused != OVM_REFUSE_NONE)
-		return OVM_REFUSED;
-	struct ovm_cfg *cfg = ovm_alloc(sizeof(*cfg));
-	if (regions->v.v[head].is_plt)
-		why = OVM_REFUSE_PLT;
-	else
-		ovm_group_add(&build, head, &why);
-	if (why == OVM_REFUSE_NONE) {
-		ovm_group_close(&build);
-		if (settle(&build, cfg) != 0)
-			why = OVM_REFUSE_TOO_BIG;
-	}
-	if (why == OVM_REFUSE_NONE && !finish(&build, cfg))
-		why = OVM_REFUSE_SDT;
-	if (why == OVM_REFUSE_NONE) {
-		ovm_cfg_verify(cfg, regions);
-		*out = cfg;
-	} else {
-		ovm_cfg_free(cfg);
-		ovm_region_refuse(ctx, regions, head, why);
-	}
-	build_fini(&build);
-	return why == OVM_REFUSE_NONE ? 0 : OVM_REFUSED;
+	enum ovm_refusal why;
+	if (build->regions->v.v[head].is_plt)
+		return OVM_REFUSE_PLT;
+	if (ovm_group_add(build, head, &why))
+		return why;
+	ovm_group_close(build);
+	if (settle(build, cfg))
+		return OVM_REFUSE_TOO_BIG;
+	if (!finish(build, cfg))
+		return OVM_REFUSE_SDT;
+	ovm_cfg_verify(cfg, build->regions);
+	return OVM_REFUSE_NONE;
 }
 
 void ovm_cfg_free(struct ovm_cfg *cfg)

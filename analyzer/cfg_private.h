@@ -1,6 +1,7 @@
 #ifndef OVM_CFG_PRIVATE_H
 #define OVM_CFG_PRIVATE_H
-/* The graph under construction. Private to cfg.c and group.c. */
+/* The graph under construction. Private to cfg.c, draft.c and group.c. */
+#include "analyzer/draft.h"
 #include "analyzer/jumptable.h"
 #include "analyzer/slice.h"
 
@@ -33,10 +34,12 @@ struct ovm_pad { /* a landing pad to mark when its region is known */
 };
 
 struct ovm_cfg_build {
-	struct ovm_ctx *ctx;
 	struct ovm_decoder *dec;
 	const struct ovm_image *image;
-	struct ovm_regions *regions;
+	const struct ovm_regions *regions;
+	struct ovm_cfi *cfi; /* the unwind rows are interned here */
+	ovm_draft_regions assumed_free;
+	ovm_draft_refusals refused;
 	OVM_VEC(struct ovm_part) parts;
 	ovm_insns insns;
 	OVM_VEC(uint8_t) marks;
@@ -53,6 +56,11 @@ struct ovm_cfg_build {
 	uint32_t n_followed;	  /* parts whose branches were followed */
 	bool has_outside_partner; /* a mid-body edge goes to a region that could not join */
 };
+
+/* Build the graph of the group of @head into @cfg, which is zeroed. Returns NONE, or why @head is
+ * refused; @cfg is then half-built. */
+enum ovm_refusal ovm_cfg_build_group(struct ovm_cfg_build *build, uint32_t head,
+				     struct ovm_cfg *cfg);
 
 /* Part that contains @va, NULL if the group does not. */
 struct ovm_part *ovm_group_part(struct ovm_cfg_build *build, ovm_va va);

@@ -235,6 +235,17 @@ static void grow_hash(struct ovm_cfi *cfi)
 	}
 }
 
+void ovm_cfi_copy_rows(struct ovm_cfi *to, const struct ovm_cfi *from)
+{
+	ovm_vec_reserve(&to->rows, from->rows.n);
+	if (from->rows.n)
+		memcpy(to->rows.v, from->rows.v, from->rows.n * sizeof(*to->rows.v));
+	to->rows.n = from->rows.n;
+	do
+		grow_hash(to);
+	while (to->rows.n >= to->row_hash_size / 2);
+}
+
 uint32_t ovm_cfi_intern(struct ovm_cfi *cfi, const struct ovm_cfi_row *row)
 {
 	if (cfi->rows.n >= cfi->row_hash_size / 2)

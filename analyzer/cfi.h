@@ -85,6 +85,9 @@ struct ovm_lsda { /* parsed .gcc_except_table record; arrays owned, free with ov
 void ovm_cfi_init(struct ovm_cfi *cfi);
 void ovm_cfi_fini(struct ovm_cfi *cfi);
 
+/* The same rows under the same ids in @to, which is empty: one to intern more in beside another thread. */
+void ovm_cfi_copy_rows(struct ovm_cfi *to, const struct ovm_cfi *from);
+
 /* Intern @row, return its id. */
 uint32_t ovm_cfi_intern(struct ovm_cfi *cfi, const struct ovm_cfi_row *row);
 

@@ -110,7 +110,7 @@ static enum ovm_refusal check_pads(struct ovm_cfg_build *build, const struct ovm
 static bool is_frame_empty(const struct ovm_cfg_build *build, const ovm_cfi_spans *spans,
 			   uint32_t off)
 {
-	const struct ovm_cfi_row *row = &build->regions->cfi.rows.v[ovm_spans_row(spans, off)];
+	const struct ovm_cfi_row *row = &build->cfi->rows.v[ovm_spans_row(spans, off)];
 	return row->cfa_reg == DWARF_RSP && row->cfa_off == 8;
 }
 
@@ -134,8 +134,7 @@ static void keep_rows(struct ovm_cfg_build *build, const struct ovm_part *part,
 		uint32_t row =
 		    ovm_spans_row(spans, (uint32_t)(build->insns.v[i].va.v - part->lo.v));
 		if (row != last)
-			ovm_vec_push(&build->rows.v,
-				     frame_row(&build->regions->cfi.rows.v[row], i));
+			ovm_vec_push(&build->rows.v, frame_row(&build->cfi->rows.v[row], i));
 		last = row;
 	}
 }
@@ -145,7 +144,8 @@ static void keep_rows(struct ovm_cfg_build *build, const struct ovm_part *part,
 static enum ovm_refusal check_rows(struct ovm_cfg_build *build, const struct ovm_part *part)
 {
 	ovm_cfi_spans spans = {0};
-	if (ovm_region_spans(build->regions, build->image, part->region, &spans) != 0 || !spans.n) {
+	if (ovm_region_spans_in(build->regions, build->cfi, build->image, part->region, &spans) ||
+	    !spans.n) {
 		ovm_vec_free(&spans);
 		return OVM_REFUSE_CFI;
 	}
@@ -213,6 +213,14 @@ int ovm_group_add(struct ovm_cfg_build *build, uint32_t idx, enum ovm_refusal *w
 
 /* --- closing over edges --- */
 
+static bool is_refused_here(const struct ovm_cfg_build *build, uint32_t region)
+{
+	for (uint32_t i = 0; i < build->refused.n; i++)
+		if (build->refused.v[i].region == region)
+			return true;
+	return false;
+}
+
 void ovm_group_pull(struct ovm_cfg_build *build, ovm_va va)
 {
 	enum ovm_refusal why;
@@ -224,15 +232,17 @@ void ovm_group_pull(struct ovm_cfg_build *build, ovm_va va)
 	const struct ovm_region *region = &build->regions->v.v[idx];
 	if (region->is_plt || (va.v == region->lo.v && !region->is_fragment))
 		return;
-	if (build->parts.n >= MAX_PARTS || region->refused != OVM_REFUSE_NONE) {
+	if (build->parts.n >= MAX_PARTS || region->refused != OVM_REFUSE_NONE ||
+	    is_refused_here(build, idx)) {
 		build->has_outside_partner = true;
 		return;
 	}
+	ovm_vec_push(&build->assumed_free, idx);
 	if (ovm_group_add(build, idx, &why) == 0)
 		return;
 	build->has_outside_partner = true;
 	if (why != OVM_REFUSE_TOO_BIG)
-		ovm_region_refuse(build->ctx, build->regions, idx, why);
+		ovm_vec_push(&build->refused, (struct ovm_draft_refusal){idx, why});
 }
 
 static bool is_branch(const struct ovm_insn *insn)

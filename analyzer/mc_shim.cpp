@@ -101,12 +101,12 @@ struct ovm_mc *ovm_mc_open(void)
 	static const bool once = [] { /* its own answer is abort() */
 		install_bad_alloc_error_handler(on_bad_alloc);
 		install_out_of_memory_new_handler();
+		LLVMInitializeX86TargetInfo(); /* registers in a list that is not locked */
+		LLVMInitializeX86TargetMC();
+		LLVMInitializeX86Disassembler();
 		return true;
 	}();
 	(void)once;
-	LLVMInitializeX86TargetInfo();
-	LLVMInitializeX86TargetMC();
-	LLVMInitializeX86Disassembler();
 	struct ovm_mc *mc = new ovm_mc;
 	if (!create(mc)) {
 		delete mc;

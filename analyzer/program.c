@@ -16,9 +16,12 @@
  * Limits: a function whose hot callees were never sampled is followed only on request; an entry
  * that only forwards to dlsym with a jump is not seen as a caller of dlsym in its callers.
  */
+#define OVM_LOG_DOMAIN "program"
 #include "analyzer/program.h"
+#include "analyzer/draft.h"
 #include "analyzer/rescale.h"
 #include "analyzer/weight.h"
+#include "base/log.h"
 #include "base/parallel.h"
 
 #include <stdlib.h>
@@ -36,6 +39,8 @@ struct selection {
 	bool is_live;
 	uint64_t *samples; /* [regions.n] */
 	OVM_VEC(struct pick) picks;
+	struct ovm_drafters *drafters;
+	ovm_draft_regions heads; /* scratch: of the graphs to build next */
 };
 
 /* Functions that look at their return address to find out which module calls (rule I7 of live
@@ -176,22 +181,31 @@ static void refuse_group(struct ovm_ctx *ctx, struct ovm_regions *regions,
 		ovm_region_refuse(ctx, regions, cfg->regions[i], why);
 }
 
-static int build_one(struct selection *sel, struct ovm_program *program, uint32_t head)
+static void take(struct selection *sel, struct ovm_program *program, struct ovm_draft *draft)
 {
 	enum ovm_refusal why;
 	struct ovm_cfg *cfg;
-	int err = ovm_cfg_build(sel->ctx, sel->dec, program->image, program->regions, head, &cfg);
 
-	if (err)
-		return err == OVM_REFUSED ? 0 : err;
+	if (ovm_draft_take(sel->ctx, sel->drafters, program->regions, draft, &cfg))
+		return;
 	why = call_refusal(sel, program->image, cfg);
 	if (why != OVM_REFUSE_NONE) {
 		refuse_group(sel->ctx, program->regions, cfg, why);
 		ovm_cfg_free(cfg);
-		return 0;
+		return;
 	}
 	claim(program, cfg);
-	return 0;
+}
+
+/* The graphs of sel->heads: drafted in any order, taken in this one. */
+static void build_heads(struct selection *sel, struct ovm_program *program)
+{
+	struct ovm_draft *drafts = ovm_drafts_build(sel->drafters, sel->heads.v, sel->heads.n);
+
+	for (uint32_t i = 0; i < sel->heads.n; i++)
+		take(sel, program, &drafts[i]);
+	free(drafts);
+	sel->heads.n = 0;
 }
 
 struct weighing {
@@ -209,39 +223,41 @@ static void weigh(void *arg, uint32_t i)
 		ovm_weight_uniform(w->program->cfgs.v[i]);
 }
 
-static int build_picks(struct selection *sel, struct ovm_program *program, uint32_t n,
-		       bool fragments)
+static void build_picks(struct selection *sel, struct ovm_program *program, uint32_t n,
+			bool fragments)
 {
-	int err = 0;
-
-	for (uint32_t i = 0; i < n && !err; i++) {
+	for (uint32_t i = 0; i < n; i++) {
 		const struct ovm_region *region = &program->regions->v.v[sel->picks.v[i].region];
 
 		if (region->is_fragment == fragments && region->refused == OVM_REFUSE_NONE)
-			err = build_one(sel, program, sel->picks.v[i].region);
+			ovm_vec_push(&sel->heads, sel->picks.v[i].region);
 	}
-	return err;
+	build_heads(sel, program);
 }
 
 /* What the graphs from @first on call directly. */
-static int build_callees(struct selection *sel, struct ovm_program *program, uint32_t first)
+static void build_callees(struct selection *sel, struct ovm_program *program, uint32_t first)
 {
-	uint32_t n = program->cfgs.n;
-	int err = 0;
+	const struct ovm_regions *regions = program->regions;
+	bool *is_head = ovm_alloc_array(regions->v.n, sizeof(*is_head));
 
-	for (uint32_t c = first; c < n && !err; c++) {
-		for (uint32_t i = 0; i < program->cfgs.v[c]->n_insns && !err; i++) {
+	for (uint32_t c = first; c < program->cfgs.n; c++) {
+		for (uint32_t i = 0; i < program->cfgs.v[c]->n_insns; i++) {
 			const struct ovm_insn *insn = &program->cfgs.v[c]->insns[i];
 			uint32_t r = insn->kind == OVM_INSN_CALL
-					 ? ovm_region_find(program->regions, insn->target)
+					 ? ovm_region_find(regions, insn->target)
 					 : OVM_NONE;
 
-			if (r != OVM_NONE && program->regions->v.v[r].refused == OVM_REFUSE_NONE &&
-			    program->regions->v.v[r].lo.v == insn->target.v)
-				err = build_one(sel, program, r);
+			if (r == OVM_NONE || is_head[r] ||
+			    regions->v.v[r].refused != OVM_REFUSE_NONE ||
+			    regions->v.v[r].lo.v != insn->target.v)
+				continue;
+			is_head[r] = true;
+			ovm_vec_push(&sel->heads, r);
 		}
 	}
-	return err;
+	free(is_head);
+	build_heads(sel, program);
 }
 
 /* Every region has a reason for being left alone (rule R10). */
@@ -323,7 +339,6 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	struct ovm_program program = {.image = image, .regions = regions};
 	size_t n = regions->v.n ? regions->v.n : 1;
 	uint32_t n_picks;
-	int err;
 
 	sel.samples = ovm_alloc_array(n, sizeof(*sel.samples));
 	program.cfg_of_region = ovm_alloc_array(n, sizeof(*program.cfg_of_region));
@@ -332,29 +347,29 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	count_records(&sel, regions);
 	choose(&sel, regions);
 	n_picks = cut(&sel, opts->share);
-	err = build_picks(&sel, &program, n_picks, false);
-	if (!err)
-		err = build_picks(&sel, &program, n_picks, true);
-	for (uint32_t step = 0, first = 0; !err && step < opts->callee_steps; step++) {
+	sel.drafters = ovm_drafters_new(dec, image, regions);
+	build_picks(&sel, &program, n_picks, false);
+	build_picks(&sel, &program, n_picks, true);
+	for (uint32_t step = 0, first = 0; step < opts->callee_steps; step++) {
 		uint32_t n_known = program.cfgs.n;
-		err = build_callees(&sel, &program, first);
+		build_callees(&sel, &program, first);
 		first = n_known;
 	}
+	ovm_drafters_free(sel.drafters);
 	release(&program);
-	if (err) {
-		ovm_program_fini(&program);
-	} else {
-		ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
-		if (module)
-			ovm_rescale(&program);
-		find_indirect(module, &program);
-		refuse_rest(&sel, &program);
-		scan_xrefs(&sel, &program);
-		*out = program;
-	}
+	ovm_log(OVM_LOG_INFO, "%u graphs", program.cfgs.n);
+	ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
+	if (module)
+		ovm_rescale(&program);
+	find_indirect(module, &program);
+	refuse_rest(&sel, &program);
+	ovm_log(OVM_LOG_INFO, "graphs weighed");
+	scan_xrefs(&sel, &program);
+	*out = program;
+	ovm_vec_free(&sel.heads);
 	ovm_vec_free(&sel.picks);
 	free(sel.samples);
-	return err;
+	return 0;
 }
 
 void ovm_program_fini(struct ovm_program *program)

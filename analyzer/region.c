@@ -543,8 +543,8 @@ uint32_t ovm_region_find(const struct ovm_regions *regions, ovm_va va)
 	return OVM_NONE;
 }
 
-int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image, uint32_t idx,
-		     ovm_cfi_spans *spans)
+int ovm_region_spans_in(const struct ovm_regions *regions, struct ovm_cfi *cfi,
+			const struct ovm_image *image, uint32_t idx, ovm_cfi_spans *spans)
 {
 	const struct ovm_region *region = &regions->v.v[idx];
 	struct ovm_cie cie = regions->cfi.cies.v[region->cie];
@@ -553,8 +553,14 @@ int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image,
 	const uint8_t *fde = bytes_from(&reader, region->fde, &avail);
 	ovm_va prog_va = ovm_va_add(region->fde, fde ? region->prog - fde : 0);
 	spans->n = 0;
-	return ovm_cfi_run(&regions->cfi, &cie, region->prog, region->prog_len, prog_va, region->lo,
+	return ovm_cfi_run(cfi, &cie, region->prog, region->prog_len, prog_va, region->lo,
 			   region->hi.v - region->lo.v, cie.initial_row, spans);
+}
+
+int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image, uint32_t idx,
+		     ovm_cfi_spans *spans)
+{
+	return ovm_region_spans_in(regions, &regions->cfi, image, idx, spans);
 }
 
 uint32_t ovm_spans_row(const ovm_cfi_spans *spans, uint32_t off)

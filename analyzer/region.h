@@ -35,6 +35,10 @@ uint32_t ovm_region_find(const struct ovm_regions *regions, ovm_va va); /* index
 /* Rows of region @idx by offset from its lo; spans.v[0].off == 0. Returns 0 or OVM_REFUSED (CFI). Caller frees spans. */
 int ovm_region_spans(struct ovm_regions *regions, const struct ovm_image *image, uint32_t idx, ovm_cfi_spans *spans);
 
+/* The same with the rows in @cfi, which has those of regions->cfi and may have more: what threads do beside each other. */
+int ovm_region_spans_in(const struct ovm_regions *regions, struct ovm_cfi *cfi, const struct ovm_image *image, uint32_t idx,
+			ovm_cfi_spans *spans);
+
 /* Row id at byte offset @off of a region's spans. */
 uint32_t ovm_spans_row(const ovm_cfi_spans *spans, uint32_t off);
 

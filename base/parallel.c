@@ -7,38 +7,66 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 8, BATCH = 8, FEW = 64 };
+enum { BATCH = 8, FEW = 64 };
 
 struct job {
-	void (*work)(void *arg, uint32_t i);
+	void (*work)(void *arg, unsigned worker, uint32_t i);
 	void *arg;
 	uint32_t n, batch;
 	_Atomic uint64_t next;
 };
 
+struct worker {
+	struct job *job;
+	unsigned number;
+	pthread_t thread;
+};
+
 static void *run(void *p)
 {
-	struct job *job = p;
+	const struct worker *worker = p;
+	struct job *job = worker->job;
 	for (;;) {
 		uint64_t i = atomic_fetch_add(&job->next, job->batch);
 		if (i >= job->n)
 			return NULL;
 		for (uint64_t end = i + job->batch; i < end && i < job->n; i++)
-			job->work(job->arg, (uint32_t)i);
+			job->work(job->arg, worker->number, (uint32_t)i);
 	}
+}
+
+void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
+			  void *arg)
+{
+	struct job job = {.work = work, .arg = arg, .n = n, .batch = n < FEW ? 1 : BATCH};
+	struct worker workers[OVM_MAX_WORKERS] = {{.job = &job}};
+	long cpus = n > BATCH ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
+	unsigned n_workers = 1;
+
+	for (; n_workers < OVM_MAX_WORKERS && (long)n_workers < cpus; n_workers++) {
+		struct worker *worker = &workers[n_workers];
+		*worker = (struct worker){.job = &job, .number = n_workers};
+		if (pthread_create(&worker->thread, NULL, run, worker))
+			break;
+	}
+	run(&workers[0]);
+	for (unsigned i = 1; i < n_workers; i++)
+		pthread_join(workers[i].thread, NULL);
+}
+
+struct plain {
+	void (*work)(void *arg, uint32_t i);
+	void *arg;
+};
+
+static void work_plain(void *arg, unsigned worker, uint32_t i)
+{
+	const struct plain *plain = arg;
+	(void)worker;
+	plain->work(plain->arg, i);
 }
 
 void ovm_parallel(uint32_t n, void (*work)(void *arg, uint32_t i), void *arg)
 {
-	struct job job = {.work = work, .arg = arg, .n = n, .batch = n < FEW ? 1 : BATCH};
-	pthread_t threads[MAX_THREADS];
-	long cpus = n > BATCH ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
-	int started = 0;
-
-	while (started < MAX_THREADS - 1 && started + 1 < cpus &&
-	       !pthread_create(&threads[started], NULL, run, &job))
-		started++;
-	run(&job);
-	for (int i = 0; i < started; i++)
-		pthread_join(threads[i], NULL);
+	ovm_parallel_workers(n, work_plain, &(struct plain){work, arg});
 }

@@ -9,4 +9,12 @@
  * calling thread alone where no thread can be started. */
 void ovm_parallel(uint32_t n, void (*work)(void *arg, uint32_t i), void *arg);
 
+enum { OVM_MAX_WORKERS = 8 };
+
+/* The same for work that needs tools which are dear to make or remember something: @worker, below
+ * OVM_MAX_WORKERS, is a number that no other thread has meanwhile; the caller is 0. What is done
+ * must not depend on it. */
+void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
+			  void *arg);
+
 #endif
