@@ -147,9 +147,10 @@ enum { OVM_ELF_KEEP_MAX = 64 << 10 };
 struct ovm_elf_table { /* the section table and the bytes behind the segment while they grow */
 	Elf64_Shdr *v;
 	uint32_t n;
-	struct ovm_buf names; /* new .shstrtab */
-	struct ovm_buf *out;  /* what follows the segment */
-	uint64_t at;	      /* file offset of its first byte */
+	struct ovm_buf names;		   /* new .shstrtab */
+	struct ovm_buf *out;		   /* what follows the segment */
+	uint64_t at;			   /* file offset of its first byte */
+	uint32_t moved[OVM_ELF_MAX_MOVES]; /* where what moved has its header; 0: where it had */
 };
 
 /* elf_sections.c: one more section header, to be filled in. Valid until the next. */

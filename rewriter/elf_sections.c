@@ -1,8 +1,10 @@
 /* Section headers of a rewritten file: nothing of this is loaded, all of it is for tools.
  *
- * Old sections keep their indices (st_shndx of every symbol stays right); new ones come last. The
- * new segment is covered by SHF_ALLOC sections without a gap that holds anything: strip and objcopy
- * rebuild a segment from its sections and drop what no section claims.
+ * Old sections keep their indices (st_shndx of every symbol stays right); new ones come last. A
+ * section that moved is a new one; an empty one keeps its place, since patchelf looks for what
+ * stands behind the program headers from the first section on and stops at one that stands
+ * elsewhere. The new segment is covered by SHF_ALLOC sections without a gap that holds anything:
+ * strip and objcopy rebuild a segment from its sections and drop what no section claims.
  *
  *   .optvm.pad .note.optvm (moved: .interp ...) .optvm.text .optvm.rodata .optvm.lsda
  *   .optvm.eh_frame .optvm.hdr .eh_frame_hdr .optvm.map .optvm.undo
@@ -16,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEW_SECTIONS = 24 };
+enum { NEW_SECTIONS = 24 + OVM_ELF_MAX_MOVES };
 
 static uint64_t natural_align(uint64_t x, uint64_t max)
 {
@@ -85,14 +87,51 @@ const struct ovm_elf_move *ovm_elf_move_of(const struct ovm_elf_plan *plan, cons
 	return NULL;
 }
 
-static void follow_moves(struct ovm_elf_table *table, const struct ovm_elf_plan *plan)
+/* Sections that only slid; the others' places are kept, right behind the program headers. */
+static void leave_places(struct ovm_elf_table *table, const struct ovm_elf_view *view,
+			 const struct ovm_elf_plan *plan)
 {
-	for (uint32_t i = 1; i < table->n; i++) {
-		const struct ovm_elf_move *move = ovm_elf_move_of(plan, &table->v[i]);
+	uint64_t end = view->ehdr.e_phoff + (view->n_phdrs + plan->n_grow) * sizeof(Elf64_Phdr);
+	for (uint32_t i = 1; i < view->n_shdrs; i++) {
+		const struct ovm_elf_move *move = ovm_elf_move_of(plan, &view->shdrs[i]);
+		Elf64_Shdr *sh = &table->v[i];
 		if (!move)
 			continue;
-		table->v[i].sh_offset = move->new_off;
-		table->v[i].sh_addr = move->new_va.v;
+		if (!move->in_segment || move->old_off > end) {
+			sh->sh_offset = move->new_off;
+			sh->sh_addr = move->new_va.v;
+			continue;
+		}
+		*sh = (Elf64_Shdr){.sh_name = (uint32_t)table->names.n,
+				   .sh_type = SHT_PROGBITS,
+				   .sh_flags = SHF_ALLOC,
+				   .sh_addr = move->old_va.v + (end - move->old_off),
+				   .sh_offset = end,
+				   .sh_addralign = 1};
+		ovm_buf_put(&table->names, ".optvm.moved", sizeof(".optvm.moved"));
+	}
+}
+
+/* Sections whose places were left to others, and who refers to them. */
+static void add_moved(struct ovm_elf_table *table, const struct ovm_elf_view *view,
+		      const struct ovm_elf_plan *plan)
+{
+	for (uint32_t i = 1; i < view->n_shdrs; i++) {
+		const struct ovm_elf_move *move = ovm_elf_move_of(plan, &view->shdrs[i]);
+		if (!move || table->v[i].sh_size)
+			continue;
+		uint32_t at = table->n++;
+		table->v[at] = view->shdrs[i];
+		table->v[at].sh_offset = move->new_off;
+		table->v[at].sh_addr = move->new_va.v;
+		table->moved[move - plan->moves] = at;
+	}
+	for (uint32_t i = 1; i < table->n; i++) {
+		uint32_t link = table->v[i].sh_link;
+		const struct ovm_elf_move *move =
+		    link && link < view->n_shdrs ? ovm_elf_move_of(plan, &view->shdrs[link]) : NULL;
+		if (move && table->moved[move - plan->moves])
+			table->v[i].sh_link = table->moved[move - plan->moves];
 	}
 }
 
@@ -183,11 +222,12 @@ void ovm_elf_sections(const struct ovm_image *image, const struct ovm_elf_view *
 	const Elf64_Shdr *names = &view->shdrs[view->ehdr.e_shstrndx];
 	memcpy(table.v, view->shdrs, view->n_shdrs * sizeof(Elf64_Shdr));
 	ovm_buf_put(&table.names, view->bytes + names->sh_offset, names->sh_size);
-	follow_moves(&table, plan);
+	leave_places(&table, view, plan);
 
 	add_loaded(&table, plan, ".optvm.pad", SHT_PROGBITS, 0, plan->va.v, OVM_ELF_PAD);
 	add_loaded(&table, plan, ".note.optvm", SHT_NOTE, 0, plan->va.v + OVM_ELF_PAD,
 		   plan->note_size);
+	add_moved(&table, view, plan);
 	uint32_t text = add_overlay(&table, plan, overlay);
 	if (segment->eh_frame_hdr.v)
 		rename_old_hdr(&table, image);

@@ -167,7 +167,7 @@ static void put_copies(struct writer *w, const struct ovm_regions *regions)
 
 /* Symbols of sections that moved (lld's __abi_tag). */
 static void move_symbols(const struct ovm_elf_view *view, const struct ovm_elf_plan *plan,
-			 uint8_t *symbols, size_t n)
+			 const struct ovm_elf_table *table, uint8_t *symbols, size_t n)
 {
 	for (size_t i = 0; plan->n_moves && i < n; i++) {
 		Elf64_Sym sym;
@@ -178,6 +178,8 @@ static void move_symbols(const struct ovm_elf_view *view, const struct ovm_elf_p
 		if (!move)
 			continue;
 		sym.st_value += move->new_va.v - move->old_va.v;
+		if (table->moved[move - plan->moves])
+			sym.st_shndx = (uint16_t)table->moved[move - plan->moves];
 		memcpy(symbols + i * sizeof(sym), &sym, sizeof(sym));
 	}
 }
@@ -222,7 +224,7 @@ void ovm_elf_symbols(const struct ovm_image *image, const struct ovm_elf_view *v
 	if (symtab)
 		ovm_buf_put(out, view->bytes + old.sh_offset + locals,
 			    old.sh_size / sizeof(Elf64_Sym) * sizeof(Elf64_Sym) - locals);
-	move_symbols(view, plan, out->v + start, (out->n - start) / sizeof(Elf64_Sym));
+	move_symbols(view, plan, table, out->v + start, (out->n - start) / sizeof(Elf64_Sym));
 	Elf64_Shdr *sh =
 	    symtab ? &table->v[symtab] : ovm_elf_table_add(table, ".symtab", SHT_SYMTAB, 0);
 	ovm_elf_table_place(table, sh, start);
