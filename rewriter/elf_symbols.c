@@ -67,13 +67,21 @@ static void put_symbol(struct writer *w, uint32_t name, uint32_t lo, uint32_t hi
 	ovm_buf_put(&w->symbols, &sym, sizeof(sym));
 }
 
+/* Valgrind takes names that start so for orders ("replace malloc by this", "call this when
+ * loaded"), so a second symbol of the name would be a second order, and one with a tail an unknown
+ * one. */
+static bool is_order(const char *name)
+{
+	return !strncmp(name, "_vgr", 4) || !strncmp(name, "_vgw", 4) || !strncmp(name, "_vgn", 4);
+}
+
 /* "f.optvm.0": run number @copy of the region at @lo. */
 static void put_run(struct writer *w, const struct ovm_new_fde *fde, ovm_va lo, uint32_t copy)
 {
 	const struct ovm_symbol *symbol = ovm_image_symbol(w->image, lo);
 	char tail[64];
 	put_symbol(w, (uint32_t)w->names->n, fde->off, fde->off + fde->size);
-	if (symbol && symbol->name && symbol->name[0]) {
+	if (symbol && symbol->name && symbol->name[0] && !is_order(symbol->name)) {
 		ovm_buf_put(w->names, symbol->name, strlen(symbol->name));
 		snprintf(tail, sizeof(tail), ".optvm.%u", copy);
 	} else if (copy) {
@@ -117,7 +125,8 @@ static void put_entries(struct writer *w, ovm_va old, uint32_t off, uint32_t end
 	for (uint32_t i = first_symbol(image, old);
 	     i < image->symbols.n && image->symbols.v[i].va.v == old.v; i++) {
 		const struct ovm_symbol *symbol = &image->symbols.v[i];
-		if (symbol->type != STT_FUNC || !symbol->name[0] || w->is_named[i])
+		if (symbol->type != STT_FUNC || !symbol->name[0] || w->is_named[i] ||
+		    is_order(symbol->name))
 			continue;
 		w->is_named[i] = 1;
 		if (strcmp(symbol->name, last)) /* .symtab and .dynsym say the same */

@@ -231,6 +231,12 @@ grep -q ' in section .optvm.text' log && [ "$(sed -n 's/^#.* at \([qr]\.cc:[0-9]
 debug -ex 'set breakpoint pending on' -ex 'break space::fill' -ex run -ex 'info symbol $pc' ./user >log
 grep -q ' in section .optvm.text' log || { fail "library: break space::fill does not stop in the copy"; cat log; }
 
+# names that valgrind takes for orders are not given twice
+echo 'int x; void _vgnU_freeres(void) { x += 3; } void _vgr20010ZU_libcZdsoZa_f(void) { x -= 5; } void named(void) { x *= 7; }' >v.c
+gcc -O2 -shared -fPIC v.c -o in && "$OPTVM" rewrite -q in --uniform -f -o out || fail "orders: rewrite"
+[ "$(nm out | awk '{print $3}' | grep -E '_vg|named' | sort | tr '\n' ' ')" = "_vgnU_freeres _vgr20010ZU_libcZdsoZa_f named named named.optvm.0 " ] ||
+	{ fail "orders: other names"; nm out; }
+
 gcc -g -O2 p.c -o in && "$OPTVM" rewrite -q in --uniform -f -o out
 if command -v perf >/dev/null && LONG=1 perf record -q -e cpu-clock:u -g -o perf.data ./out >/dev/null 2>&1; then
 	HOME=$dir perf report -i perf.data --stdio --no-children -g none 2>/dev/null | grep -v '^#' >log
