@@ -19,7 +19,7 @@
  * every change costs the same.
  *
  * Limits: a block full of cache misses looks more executed than it is, and only its neighbours
- * correct that. Graphs above INFER_MAX_BLOCKS get the estimates without flow.
+ * correct that. Graphs above INFER_MAX_BLOCKS or _EDGES get the estimates without flow.
  */
 #include "analyzer/infer.h"
 #include "analyzer/blame.h"
@@ -357,12 +357,18 @@ static void infer_by_flow(struct ovm_cfg *cfg)
 	free(flow);
 }
 
+static bool is_too_big(const struct ovm_cfg *cfg)
+{
+	return cfg->n_blocks > (uint64_t)OVM_TUNE(INFER_MAX_BLOCKS) ||
+	       cfg->n_edges > (uint64_t)OVM_TUNE(INFER_MAX_EDGES);
+}
+
 void ovm_infer_samples(struct ovm_cfg *cfg)
 {
 	if (!cfg->n_blocks)
 		return;
 	estimate_blocks(cfg);
-	if (cfg->n_blocks > (uint64_t)OVM_TUNE(INFER_MAX_BLOCKS))
+	if (is_too_big(cfg))
 		estimate_edges(cfg);
 	else
 		infer_by_flow(cfg);
@@ -372,7 +378,7 @@ void ovm_infer_repair(struct ovm_cfg *cfg)
 {
 	struct net net;
 
-	if (!cfg->n_blocks || cfg->n_blocks > (uint64_t)OVM_TUNE(INFER_MAX_BLOCKS))
+	if (!cfg->n_blocks || is_too_big(cfg))
 		return;
 	net_init(&net, cfg, false);
 	add_for_repair(&net);

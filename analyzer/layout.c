@@ -44,11 +44,32 @@ static uint32_t hot_blocks(const struct ovm_cfg *cfg, uint32_t *order)
 	return n;
 }
 
-/* Jumps among the blocks order[0..n), numbered by place there. */
+static int hottest_first(const void *a, const void *b)
+{
+	const struct ovm_tsp_jump *x = a, *y = b;
+
+	if (x->count != y->count)
+		return x->count < y->count ? 1 : -1;
+	return (x->dst > y->dst) - (x->dst < y->dst);
+}
+
+/* Of the jumps from @first on, all of one block, the @most hottest stay. */
+static void keep_hottest(struct ovm_tsp_graph *graph, uint32_t first, uint32_t most)
+{
+	if (graph->n_jumps - first <= most)
+		return;
+	qsort(graph->jumps + first, graph->n_jumps - first, sizeof(*graph->jumps), hottest_first);
+	graph->n_jumps = first + most;
+}
+
+/* Jumps among the blocks order[0..n), numbered by place there. An interpreter with hundreds of
+ * instructions, each with a jump to all others, has too many: then the hottest of each block. */
 static void hot_graph(const struct ovm_cfg *cfg, const uint32_t *order, uint32_t n,
 		      struct ovm_tsp_graph *graph)
 {
 	uint32_t *place = ovm_alloc_array(cfg->n_blocks, sizeof(*place));
+	uint32_t max_jumps = (uint32_t)OVM_TUNE(LAYOUT_MAX_JUMPS);
+	uint32_t most = cfg->n_edges > max_jumps ? max_jumps / n + 2 : cfg->n_edges;
 
 	for (uint32_t i = 0; i < n; i++)
 		place[order[i]] = i + 1;
@@ -59,6 +80,7 @@ static void hot_graph(const struct ovm_cfg *cfg, const uint32_t *order, uint32_t
 	graph->jumps = ovm_alloc_array(cfg->n_edges ? cfg->n_edges : 1, sizeof(*graph->jumps));
 	for (uint32_t i = 0; i < n; i++) {
 		const struct ovm_block *block = &cfg->blocks[order[i]];
+		uint32_t first = graph->n_jumps;
 
 		graph->sizes[i] = block->hi.v - block->lo.v;
 		graph->counts[i] = block->count;
@@ -70,6 +92,7 @@ static void hot_graph(const struct ovm_cfg *cfg, const uint32_t *order, uint32_t
 				graph->jumps[graph->n_jumps++] =
 				    (struct ovm_tsp_jump){i, place[edge->dst] - 1, edge->count};
 		}
+		keep_hottest(graph, first, most);
 	}
 	free(place);
 }

@@ -121,13 +121,44 @@ static void test_layout_of_blocks(void **state)
 	fake_free(cfg);
 }
 
+/* An interpreter: every block leads to all, mostly to a certain one. More jumps than are looked at.
+ */
+static void test_many_jumps(void **state)
+{
+	enum { N = 300, STEP = 7 };
+	uint32_t sizes[N], order[N], n_hot, together = 0;
+	uint64_t counts[N];
+	struct fake_edge *edges = ovm_alloc_array(N * N, sizeof(*edges));
+	bool placed[N] = {false};
+
+	(void)state;
+	for (uint32_t i = 0; i < N; i++) {
+		sizes[i] = 4;
+		counts[i] = 1000 + N;
+		for (uint32_t k = 0; k < N; k++)
+			edges[i * N + k] = (struct fake_edge){i, k, k == (i + STEP) % N ? 1000 : 1};
+	}
+	struct ovm_cfg *cfg = fake_cfg(sizes, N, edges, N * N);
+	set_counts(cfg, counts);
+	assert_int_equal(ovm_layout_blocks(cfg, order, &n_hot), N);
+	assert_int_equal(n_hot, N);
+	assert_int_equal(order[0], 0);
+	for (uint32_t i = 0; i < N; i++) {
+		assert_false(placed[order[i]]);
+		placed[order[i]] = true;
+		together += i && order[i] == (order[i - 1] + STEP) % N;
+	}
+	assert_in_range(together, N * 9 / 10, N);
+	fake_free(cfg);
+	free(edges);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_no_trace),
-	    cmocka_unit_test(test_hot_path),
-	    cmocka_unit_test(test_loop),
-	    cmocka_unit_test(test_layout_of_blocks),
+	    cmocka_unit_test(test_no_trace),   cmocka_unit_test(test_hot_path),
+	    cmocka_unit_test(test_loop),       cmocka_unit_test(test_layout_of_blocks),
+	    cmocka_unit_test(test_many_jumps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
