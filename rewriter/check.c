@@ -446,9 +446,12 @@ static bool check_entry_of_map(struct ovm_check *check, const struct ovm_map_ent
 		return ovm_check_promoted(check, entry);
 	if (entry->flags & (OVM_MAP_COUNT | OVM_MAP_EXIT))
 		return ovm_check_count_entry(check, entry);
-	if (entry->flags & OVM_MAP_THUNK)
-		return ovm_check_is_thunk(entry) || ovm_check_no(check, entry->old, entry->off,
-								 "a thunk that claims to be more");
+	if (entry->flags & OVM_MAP_THUNK) {
+		if (!ovm_check_is_thunk(entry))
+			return ovm_check_no(check, entry->old, entry->off,
+					    "a thunk that claims to be more");
+		return true;
+	}
 	if (is_copy(entry))
 		return check_copy(check, entry);
 	return !(entry->flags & OVM_MAP_SYNTH) || check_added(check, entry);

@@ -153,16 +153,16 @@ static bool read_guard(const struct reader *start, uint64_t *target, uint64_t *s
 static bool check_call(struct ovm_check *check, const struct ovm_map_entry *entry,
 		       const struct ovm_check_insn *old, uint64_t target)
 {
-	struct ovm_check_insn new;
-	const struct ovm_overlay *overlay = check->overlay;
-	const uint8_t *p = overlay->bytes + entry->off;
-	if (entry->new_len != CALL_LEN || entry->old_len != old->len || *p != 0xe8 ||
-	    !ovm_check_decode(&check->dec, p, entry->new_len, overlay->base.v + entry->off, &new))
+	const uint8_t *p = check->overlay->bytes + entry->off;
+	if (entry->new_len != CALL_LEN || entry->old_len != old->len || *p != 0xe8)
 		return no(check, entry, "a guarded call that is no call");
-	if (!ovm_check_goes_to(check, new.target, target))
+	uint64_t behind = check->overlay->base.v + entry->off + CALL_LEN,
+		 to = behind + (uint64_t)(int64_t)(int32_t)ovm_le32(p + 1);
+	if (!ovm_check_goes_to(check, to, target))
 		return no(check, entry, "a guarded call goes elsewhere");
-	return ovm_check_arrives(check, entry->off + CALL_LEN, entry->old.v + old->len) ||
-	       no(check, entry, "a guarded call continues elsewhere");
+	if (!ovm_check_arrives(check, entry->off + CALL_LEN, entry->old.v + old->len))
+		return no(check, entry, "a guarded call continues elsewhere");
+	return true;
 }
 
 static bool check_guard(struct ovm_check *check, const struct ovm_map_entry *entry)
@@ -193,9 +193,11 @@ static bool check_guard(struct ovm_check *check, const struct ovm_map_entry *ent
 bool ovm_check_promoted(struct ovm_check *check, const struct ovm_map_entry *entry)
 {
 	const struct ovm_map *map = &check->overlay->map;
-	if (is_guarded(entry))
-		return (entry > map->v.v && are_pair(entry - 1, entry)) ||
-		       no(check, entry, "a guarded call without its guard");
+	if (is_guarded(entry)) {
+		if (entry == map->v.v || !are_pair(entry - 1, entry))
+			return no(check, entry, "a guarded call without its guard");
+		return true;
+	}
 	if (entry + 1 >= map->v.v + map->v.n || !are_pair(entry, entry + 1))
 		return no(check, entry, "a guard without its call");
 	return check_guard(check, entry);

@@ -134,7 +134,7 @@ static bool take_jump(const uint8_t *p, const struct ovm_check_insn *insn, struc
 {
 	unsigned op = insn->modrm_off - 1u, rex = 0;
 	out->is_notrack = p[0] == 0x3e;
-	if (!insn->modrm_off || !insn->sib_off || op > out->is_notrack + 1u || op < out->is_notrack)
+	if (!insn->sib_off || op > out->is_notrack + 1u)
 		return false;
 	if (op > out->is_notrack)
 		rex = p[op - 1];

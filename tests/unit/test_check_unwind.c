@@ -984,6 +984,63 @@ static void test_counters(void **state)
 	expect("a copy without unwind data");
 }
 
+/* push %rbx; call *8(%rax); pop %rbx; ret, the call with a guard before it. */
+static void guarded(void)
+{
+	it.overlay.map.v.n = 0;
+	old(0, "53 ff 50 08 5b c3");
+	old_rows("41 0e 10 83 02 44 0e 08");
+	new (0, "53 48 81 78 08 40 10 00 00"); /* cmpq $OLD + 0x40, 8(%rax) */
+	branch(9, "0f 85", NEW + 0x30);
+	branch(15, "e8", OLD + 0x40);
+	new (20, "5b c3");
+	new (0x30, "ff 50 08");
+	branch(0x33, "e9", NEW + 20);
+	entry(0, 0, 1, 1, 0);
+	entry(1, 1, 14, 0, SYNTH | OVM_MAP_GUARD);
+	entry(15, 1, 5, 3, CALL | OVM_MAP_GUARD);
+	entry(20, 4, 1, 1, 0);
+	entry(21, 5, 1, 1, 0);
+	entry(0x30, 1, 3, 3, CALL);
+	entry(0x33, 4, 5, 0, SYNTH);
+	u.size = 0x38;
+	u.prog = "41 0e 10 83 02 54 0e 08 5b 0e 10";
+	write_frames();
+}
+
+static void test_guards(void **state)
+{
+	(void)state;
+	static const uint8_t all[][4] = {{1, 19, PAD_AT, 0}, {0x30, 3, PAD_AT, 0}};
+	static const uint8_t behind[][4] = {{15, 5, PAD_AT, 0}, {0x30, 3, PAD_AT, 0}};
+	guarded();
+	proved();
+	u.prog = "4f 0e 10 83 02 46 0e 08 5b 0e 10"; /* from the call on */
+	write_frames();
+	expect("the unwind row of a guard differs");
+	set_up(); /* the first thing of the overlay, not in its FDE */
+	guarded();
+	memmove(it.new, it.new + 1, 0x3f);
+	branch(14, "e8", OLD + 0x40);
+	memmove(it.entries, it.entries + 1, 6 * sizeof(it.entries[0]));
+	it.overlay.map.v.n = 6;
+	for (unsigned i = 0; i < 6; i++)
+		it.entries[i].off--;
+	u.lo = 14;
+	write_frames();
+	expect("a copy without unwind data");
+	for (int i = 0; i < 2; i++) { /* what the call may throw, its guard may */
+		with_types(0xff, 0, "", "");
+		guarded();
+		old(OLD_LSDA, "ff ff 01 04 01 03 20 00");
+		sites(2, i ? behind : all);
+		if (i)
+			expect("handlers of a guard differ");
+		else
+			proved();
+	}
+}
+
 /* Counters before a jump to what has no unwind data, and exits behind the last call of a region. */
 static void test_counters_at_borders(void **state)
 {
@@ -1128,6 +1185,7 @@ int main(void)
 	    TEST(test_jumps),
 	    TEST(test_counters),
 	    TEST(test_counters_at_borders),
+	    TEST(test_guards),
 	    TEST(test_thunks),
 	    TEST(test_odd_thunks),
 	};

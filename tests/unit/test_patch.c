@@ -273,6 +273,8 @@ static void test_merge(void **state)
 			      two[] = {0x10, 0x1b, 0x24, 0x45, 0x3c, 0x70};
 	static const uint64_t want[] = {0x10, 0x1b, 0x20, 0x40, 0x45, 0x60};
 	struct ovm_patchset set = {0}, more = {0}, none = {0};
+	ovm_patchset_merge(&set, &none);
+	assert_int_equal(set.v.n, 0);
 	for (unsigned i = 0; i < 3; i++)
 		add(&set, one[i]);
 	for (unsigned i = 0; i < 6; i++)
@@ -291,6 +293,31 @@ static void test_merge(void **state)
 	ovm_patchset_fini(&none);
 	ovm_patchset_fini(&set);
 	ovm_patchset_fini(&more);
+}
+
+/* Only what is the same patch, and between the two addresses. */
+static void test_forget(void **state)
+{
+	(void)state;
+	struct ovm_patchset set = {0}, of = {0};
+	struct ovm_live_patch other = make(0x40, 5);
+	for (uint64_t at = 0x10; at <= 0x60; at += 0x10)
+		add(&set, at);
+	add(&of, 0x08); /* before all, not in the set */
+	for (uint64_t at = 0x20; at <= 0x50; at += 0x10)
+		if (at != 0x40)
+			add(&of, at);
+	other.new_bytes[4]++; /* leads elsewhere */
+	ovm_patchset_add(&of, &other);
+	ovm_patchset_seal(&set);
+	ovm_patchset_seal(&of);
+	ovm_patchset_forget(&set, &of, ovm_rta_of(0x30), ovm_rta_of(0x50));
+	assert_int_equal(set.v.n, 5);
+	static const uint64_t kept[] = {0x10, 0x20, 0x40, 0x50, 0x60};
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(set.v.v[i].at.v, kept[i]);
+	ovm_patchset_fini(&set);
+	ovm_patchset_fini(&of);
 }
 
 static void test_add_overlay(void **state)
@@ -531,13 +558,13 @@ static void test_stack_scan(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_fault_points),  cmocka_unit_test(test_windows),
-	    cmocka_unit_test(test_apply_fails),	  cmocka_unit_test(test_undo_fails),
-	    cmocka_unit_test(test_touch_fails),	  cmocka_unit_test(test_find),
-	    cmocka_unit_test(test_merge),	  cmocka_unit_test(test_add_overlay),
-	    cmocka_unit_test(test_over_jump),	  cmocka_unit_test(test_apply_undo),
-	    cmocka_unit_test(test_changed_bytes), cmocka_unit_test(test_osr_target),
-	    cmocka_unit_test(test_stack_scan),
+	    cmocka_unit_test(test_fault_points), cmocka_unit_test(test_windows),
+	    cmocka_unit_test(test_apply_fails),	 cmocka_unit_test(test_undo_fails),
+	    cmocka_unit_test(test_touch_fails),	 cmocka_unit_test(test_find),
+	    cmocka_unit_test(test_merge),	 cmocka_unit_test(test_add_overlay),
+	    cmocka_unit_test(test_forget),	 cmocka_unit_test(test_over_jump),
+	    cmocka_unit_test(test_apply_undo),	 cmocka_unit_test(test_changed_bytes),
+	    cmocka_unit_test(test_osr_target),	 cmocka_unit_test(test_stack_scan),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
