@@ -25,6 +25,7 @@
 #include <xxhash.h>
 
 enum {
+	HASH_PIECE = 8 << 20,
 	PAGE = 4096,
 	BUILD_ID_MAX = 39, /* its hex form fits image->id */
 };
@@ -378,9 +379,10 @@ static void make_id(struct ovm_image *image)
 			snprintf(image->id + 2 * i, 3, "%02x", image->build_id[i]);
 		return;
 	}
-	XXH128_hash_t hash = XXH3_128bits(image->bytes, image->size);
-	snprintf(image->id, sizeof(image->id), "xxh3-%016llx%016llx",
-		 (unsigned long long)hash.high64, (unsigned long long)hash.low64);
+	uint64_t hash[2];
+	ovm_image_hash(image, hash);
+	snprintf(image->id, sizeof(image->id), "xxh3-%016llx%016llx", (unsigned long long)hash[1],
+		 (unsigned long long)hash[0]);
 }
 
 /* --- unwind sections
@@ -539,6 +541,36 @@ int ovm_image_open(struct ovm_ctx *ctx, const char *path, struct ovm_image **out
 	image->is_mapped = true;
 	*out = image;
 	return 0;
+}
+
+/* --- reading all of it --- */
+
+void ovm_image_release(const struct ovm_image *image, const uint8_t *bytes, uint64_t len)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), lo = (uintptr_t)bytes;
+	uintptr_t begin = (uintptr_t)image->bytes, end = begin + image->size;
+	if (!image->is_mapped || lo < begin || lo > end || len > end - lo)
+		return;
+	uintptr_t hi = lo + len == end ? lo + len : (lo + len) & ~(page - 1);
+	lo = (lo + page - 1) & ~(page - 1);
+	if (lo < hi)
+		madvise((void *)lo, hi - lo, MADV_DONTNEED); /* advice: what stays does no harm */
+}
+
+void ovm_image_hash(const struct ovm_image *image, uint64_t hash[2])
+{
+	XXH3_state_t *state = XXH3_createState();
+	if (!state || XXH3_128bits_reset(state) == XXH_ERROR)
+		ovm_out_of_memory(1, sizeof(hash[0]));
+	for (uint64_t at = 0; at < image->size; at += HASH_PIECE) {
+		uint64_t len = image->size - at < HASH_PIECE ? image->size - at : HASH_PIECE;
+		XXH3_128bits_update(state, image->bytes + at, (size_t)len);
+		ovm_image_release(image, image->bytes + at, len);
+	}
+	XXH128_hash_t all = XXH3_128bits_digest(state);
+	XXH3_freeState(state);
+	hash[0] = all.low64;
+	hash[1] = all.high64;
 }
 
 void ovm_image_close(struct ovm_image *image)

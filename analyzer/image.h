@@ -83,6 +83,13 @@ struct ovm_image {
 int ovm_image_open(struct ovm_ctx *ctx, const char *path, struct ovm_image **out);
 void ovm_image_close(struct ovm_image *image); /* accepts NULL */
 
+/* The file's bytes at @bytes[len] have been looked at in passing: their memory is given back, and filled from the file
+ * again when somebody reads them. What is not whole pages of the mapped file stays. */
+void ovm_image_release(const struct ovm_image *image, const uint8_t *bytes, uint64_t len);
+
+/* XXH3 of the whole file into @hash, low word first, in the memory of a piece of it. */
+void ovm_image_hash(const struct ovm_image *image, uint64_t hash[2]);
+
 /* File bytes at @va if [va, va+len) lies in the file-backed part of one segment, else NULL. */
 const uint8_t *ovm_image_at(const struct ovm_image *image, ovm_va va, uint64_t len);
 

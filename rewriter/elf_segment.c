@@ -189,9 +189,7 @@ static void put_note(const struct ovm_image *image, const struct ovm_elf_plan *p
 	    .map_hash = segment->map_hash,
 	    .overlay_hash = XXH3_64bits(overlay->bytes, overlay->size),
 	};
-	XXH128_hash_t hash = XXH3_128bits(image->bytes, image->size);
-	note.original_hash[0] = hash.low64;
-	note.original_hash[1] = hash.high64;
+	ovm_image_hash(image, note.original_hash);
 	memcpy(note.build_id, image->build_id, image->build_id_len);
 	if (profile_hash)
 		snprintf(note.profile_hash, sizeof(note.profile_hash), "%s", profile_hash);

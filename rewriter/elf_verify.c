@@ -26,6 +26,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+enum { PIECE = 8 << 20 }; /* of what is compared at once */
+
 struct verify {
 	struct ovm_ctx *ctx;
 	const struct ovm_image *in, *out;
@@ -60,12 +62,13 @@ static int no_of(struct verify *v, enum ovm_verify_by by, int err)
 
 static int check_pair(struct verify *v)
 {
-	XXH128_hash_t hash = XXH3_128bits(v->in->bytes, v->in->size);
+	uint64_t hash[2];
+	ovm_image_hash(v->in, hash);
 	int err = ovm_elf_note(v->ctx, v->out, &v->note);
 	if (err)
 		return no_of(v, OVM_VERIFY_NOTE, err);
-	if (v->note.original_size != v->in->size || v->note.original_hash[0] != hash.low64 ||
-	    v->note.original_hash[1] != hash.high64)
+	if (v->note.original_size != v->in->size || v->note.original_hash[0] != hash[0] ||
+	    v->note.original_hash[1] != hash[1])
 		return ovm_fail(v->ctx, OVM_E_MISMATCH,
 				"%s: was made from another file than %s, or that was changed since",
 				v->out->path, v->in->path);
@@ -155,8 +158,8 @@ static const char *part_at(const struct ovm_elf_output *due, uint64_t off)
 					  : "symbols or section headers";
 }
 
-/* Compare [off, off+len) of the due file, which is @due, with @is. */
-static int same(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_t off, uint64_t len)
+static int same_piece(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_t off,
+		      uint64_t len)
 {
 	if (!len || !memcmp(due, is, len))
 		return 0;
@@ -166,6 +169,20 @@ static int same(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_
 	return no(v, OVM_VERIFY_BYTES, "%s: %s at file offset 0x%llx: 0x%02x, should be 0x%02x",
 		  v->out->path, part_at(&v->due, off + at), (unsigned long long)(off + at), is[at],
 		  due[at]);
+}
+
+/* Compare [off, off+len) of the due file, which is @due, with @is. By pieces, so that files of any
+ * size need little memory. */
+static int same(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_t off, uint64_t len)
+{
+	int rc = 0;
+	for (uint64_t at = 0; at < len && !rc; at += PIECE) {
+		uint64_t n = len - at < PIECE ? len - at : PIECE;
+		rc = same_piece(v, due + at, is + at, off + at, n);
+		ovm_image_release(v->in, due + at, n);
+		ovm_image_release(v->out, is + at, n);
+	}
+	return rc;
 }
 
 /* [@lo, @hi) of the part that comes from the input, with what was changed in it; @is: what stands

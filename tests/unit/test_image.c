@@ -3,11 +3,13 @@
 #include "analyzer/image_private.h"
 #include "tests/support/mini_elf.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <xxhash.h>
 #include <cmocka.h>
 
 static struct mini mini;
@@ -294,6 +296,54 @@ static void test_own_file(void **state)
 	assert_int_equal(ovm_image_open(&ctx, "/nonexistent", &image), OVM_E_IO);
 }
 
+/* Is the page at @p in our memory? */
+static bool is_present(const void *p)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	off_t at = (off_t)((uintptr_t)p / (uintptr_t)sysconf(_SC_PAGESIZE) * sizeof(entry));
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &entry, sizeof(entry), at), sizeof(entry));
+	close(fd);
+	return entry >> 63;
+}
+
+static void expect_hash(const struct ovm_image *image, XXH128_hash_t due)
+{
+	uint64_t hash[2] = {0};
+	ovm_image_hash(image, hash);
+	assert_true(hash[0] == due.low64 && hash[1] == due.high64);
+}
+
+/* All of the file is hashed, and what it took is given back; the bytes are still there. */
+static void test_release(void **state)
+{
+	(void)state;
+	struct ovm_ctx ctx;
+	struct ovm_image *image;
+	ovm_ctx_init(&ctx);
+	assert_int_equal(ovm_image_open(&ctx, "/proc/self/exe", &image), 0);
+	uint8_t *bytes = malloc(image->size);
+	assert_non_null(bytes);
+	memcpy(bytes, image->bytes, image->size);
+	const uint8_t *last = image->bytes + image->size - 1;
+	assert_true(is_present(image->bytes) && is_present(last));
+	expect_hash(image, XXH3_128bits(bytes, image->size));
+	assert_false(is_present(image->bytes) || is_present(last));
+	assert_memory_equal(image->bytes, bytes, image->size);
+	ovm_image_release(image, image->bytes + 1, 100); /* no whole page */
+	ovm_image_release(image, bytes, image->size);	 /* not the file's */
+	ovm_image_release(image, last, 2);		 /* beyond it */
+	assert_true(is_present(image->bytes) && is_present(bytes) && is_present(last));
+	ovm_image_close(image);
+	free(bytes);
+	make_dynamic();
+	image = open_mini(); /* not mapped: nothing can be read again */
+	expect_hash(image, XXH3_128bits(mini.v, MINI_SIZE));
+	assert_true(is_present(mini.v) && !memcmp(mini.v, ELFMAG, SELFMAG));
+	ovm_image_close(image);
+}
+
 /* Random damage to a file with everything in it must not crash (run with sanitizers). */
 static void test_damage(void **state)
 {
@@ -326,7 +376,7 @@ int main(void)
 	    cmocka_unit_test(test_bad_segments), cmocka_unit_test(test_relro_and_rights),
 	    cmocka_unit_test(test_notes),	 cmocka_unit_test(test_dynamic),
 	    cmocka_unit_test(test_bad_dynamic),	 cmocka_unit_test(test_own_file),
-	    cmocka_unit_test(test_damage),
+	    cmocka_unit_test(test_release),	 cmocka_unit_test(test_damage),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
