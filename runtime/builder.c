@@ -17,6 +17,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
+#include "runtime/family.h"
 #include "runtime/generation.h"
 
 #include <errno.h>
@@ -93,6 +94,39 @@ static void take_all_of(struct ovm_ctx *ctx, struct work *work, const struct ovm
 	}
 }
 
+static bool is_of_copies(const struct ovm_live_range *range)
+{
+	return range->prot & OVM_PROT_X ? !range->path[0] : strstr(range->path, "memfd:") != NULL;
+}
+
+static bool is_free(const struct ovm_livemap *map, const struct ovm_live_range *range)
+{
+	for (uint32_t i = 0; i < map->ranges.n; i++)
+		if (map->ranges.v[i].lo.v < range->hi.v && range->lo.v < map->ranges.v[i].hi.v)
+			return false;
+	return true;
+}
+
+/* Those forked from the same image shall get the same copies, beside what each has from before. */
+static void avoid_kin(struct ovm_livemap *map, pid_t root, pid_t pid)
+{
+	ovm_family kin;
+	struct ovm_ctx own;
+	ovm_ctx_init(&own);
+	ovm_family_kin(root, pid, &kin);
+	for (uint32_t i = 0; i < kin.n; i++) {
+		struct ovm_livemap other = {0};
+		bool is_read =
+		    kin.v[i].pid != pid && ovm_livemap_read(&own, kin.v[i].pid, &other) == 0;
+		for (uint32_t k = 0; is_read && k < other.ranges.n; k++)
+			if (is_of_copies(&other.ranges.v[k]) && is_free(map, &other.ranges.v[k]))
+				ovm_livemap_reserve(map, other.ranges.v[k].lo,
+						    other.ranges.v[k].hi);
+		ovm_livemap_fini(&other);
+	}
+	ovm_vec_free(&kin);
+}
+
 static void build_all(struct ovm_ctx *ctx, struct work *work)
 {
 	if (ovm_livemap_read(ctx, work->tracee->pid, &work->map)) {
@@ -100,6 +134,8 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 		return;
 	}
 	ovm_livemap_modules(&work->map, work->tracee->pid);
+	if (work->opts->root)
+		avoid_kin(&work->map, work->opts->root, work->tracee->pid);
 	if (work->opts->like) {
 		take_all_of(ctx, work, work->opts->like);
 		return;

@@ -248,6 +248,7 @@ static struct ovm_target_opts target_opts(const struct ovm_round *r)
 	    .min_samples = r->opts->min_samples ? r->opts->min_samples : OVM_RT_MIN_MODULE_SAMPLES,
 	    .passes = r->opts->passes,
 	    .uniform = r->opts->uniform,
+	    .root = r->root,
 	    .only = r->opts->only,
 	    .skip = r->opts->skip,
 	};

@@ -7,8 +7,9 @@
  *
  * The bytes are right for any process in which the module stands where it stood and holds the code
  * of its file, which the builder checks in each of them (target.h, ovm_target_take); only the place
- * must be free there. The unwinder is found anew in each. Everything else is one more generation of
- * that process, with a state of its own: each can be detached alone.
+ * must be free there. So one is chosen where none of them has copies from before. The unwinder is
+ * found anew in each. Everything else is one more generation of that process, with a state of its
+ * own: each can be detached alone.
  *
  * A parent that only waits gets them too, so that those it forks later have them from the start.
  *

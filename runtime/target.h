@@ -30,8 +30,11 @@ struct ovm_target_opts {
 	uint32_t passes;	 /* set of enum ovm_pass */
 	bool uniform;		 /* copy every region of every module that has samples */
 	const char *only, *skip; /* globs over paths, NULL: none */
-	bool is_counting;	 /* instrumented overlays */
-	bool no_callees;	 /* is_counting: only of regions with samples */
+	pid_t
+	    root; /* copies keep away from those of its tree, which are to get the same ones; 0: no
+		   */
+	bool is_counting; /* instrumented overlays */
+	bool no_callees;  /* is_counting: only of regions with samples */
 	const struct ovm_counted
 	    *counted; /* is_counting: leave out what these already count; or NULL */
 	const struct ovm_gauges *gauges; /* NULL: none */

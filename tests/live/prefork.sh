@@ -115,6 +115,21 @@ all_optimized 3 "attach again"
 for p in $(cat pids); do "$tool" detach "$p" || fail "detach of $p"; done
 finish "busy parent"
 
+# --- one worker was optimized alone and has copies of its own: later all of them get the same, beside these
+rm -f pids
+./prefork 2 >out.txt & pid=$!
+wait_for test -s pids
+wait_for workers 2
+second=$(tail -1 pids)
+"$tool" attach --always --sample-ms 200 --counters=off "$second" 2>e || fail "attach to one worker: $(cat e)"
+"$tool" detach "$second" || fail "detach of one worker"
+kill -STOP "$second" # so that the other one is the busiest
+(sleep 0.7; kill -CONT "$second") &
+"$tool" attach --always --duration 1 --counters=off "$pid" 2>e || fail "attach to all: $(cat e)"
+all_optimized 2 "after one alone"
+[ "$(state "$pid")" = optimized ] || fail "after one alone: the parent: $(state "$pid")"
+finish "after one alone"
+
 # --- run
 rm -f pids report.json
 "$tool" run --always --sample-ms 300 --report report.json -- ./prefork 2 >out.txt & run=$!
