@@ -4,6 +4,7 @@
 #   OPTVM_FAULTS=N     N kills at random instants; default 12, and of points and programs a share. From 200 on every point with
 #                      every program, of run, attach and detach (an hour)
 #   OPTVM_FAULT_KILLS=1  of these only the kills: no stops, no errors, each point the first time it is passed
+#   OPTVM_FAULT_SHARE=K/N  the Kth of N parts of the points and of the random kills
 #   OPTVM_SEED=N       of the random kills and of the share
 #   OPTVM_FAULT_JOBS=N at a time; default: two a processor
 #   faults.sh MODE FAULT WORDS...   one case, verbose: faults.sh threads patch.page#2:kill --counters=off
@@ -194,9 +195,10 @@ words_for() {
 	esac
 }
 
-k=0
+k=0 share=${OPTVM_FAULT_SHARE:-0/1}
 while read -r _ point flags _; do
 	k=$((k + 1))
+	[ $((k % ${share#*/})) = $((${share%/*} % ${share#*/})) ] || continue
 	if is_full; then these=("${modes[@]}"); else these=("${modes[(k + seed) % 6]}"); fi
 	case $point in
 	forks.*) is_full || these=(forks) ;;
@@ -249,7 +251,7 @@ while read -r _ point flags _; do
 		esac
 	done
 done <<<"$points"
-for ((i = 0; i < n_random; i++)); do
+for ((i = 0; i < n_random / ${share#*/}; i++)); do
 	ms=$((RANDOM % 1500))
 	words=$off
 	[ $((RANDOM % 3)) = 0 ] || words="--always --sample-ms 100"
