@@ -2,6 +2,8 @@
 #include "cli/commands.h"
 #include "cli/live_options.h"
 #include "cli/summary.h"
+#include "runtime/attach.h"
+#include "runtime/family.h"
 #include "runtime/state.h"
 
 #include <stdlib.h>
@@ -141,6 +143,23 @@ static void print_json(const ovm_states *states)
 	json_decref(doc);
 }
 
+/* The process and its kin; those forked since have inherited what nobody has written down yet. */
+static void list_tree(const struct ovm_ctx *ctx, pid_t root, ovm_states *out)
+{
+	ovm_family kin;
+	ovm_family_kin(root, root, &kin);
+	for (uint32_t i = 0; i < kin.n; i++) {
+		struct ovm_ctx own = *ctx;
+		ovm_states one = {0};
+		ovm_refresh(&own, kin.v[i].pid);
+		ovm_states_list(kin.v[i].pid, &one);
+		for (uint32_t k = 0; k < one.n; k++)
+			ovm_vec_push(out, one.v[k]);
+		ovm_vec_free(&one);
+	}
+	ovm_vec_free(&kin);
+}
+
 int ovm_cmd_status(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status)
 {
 	ovm_states states = {0};
@@ -149,10 +168,16 @@ int ovm_cmd_status(struct ovm_ctx *ctx, const struct ovm_options *opts, int *sta
 	int err = opts->n_words ? ovm_live_pid(ctx, opts, &pid) : 0;
 	if (err)
 		return err;
-	ovm_states_list(pid, &states);
+	bool is_tree = ovm_option_given(opts, OVM_OPT_TREE);
+	if (is_tree && !pid)
+		return ovm_fail(ctx, OVM_E_USAGE, "status --tree: of which process?");
+	if (is_tree)
+		list_tree(ctx, pid, &states);
+	else
+		ovm_states_list(pid, &states);
 	if (ovm_option_given(opts, OVM_OPT_JSON))
 		print_json(&states);
-	else if (pid && states.n)
+	else if (pid && states.n && !is_tree)
 		print_details(states.v[0]);
 	else
 		print_table(&states);

@@ -310,3 +310,39 @@ int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 	ovm_round_fini(&r);
 	return rc;
 }
+
+/* A child has what its parent had when it was forked, not what the parent's file says now. */
+static void correct(const struct ovm_round *r)
+{
+	bool *is_armed = ovm_alloc_array(r->set.v.n, sizeof(bool)), differs = false;
+	for (uint32_t i = 0; i < r->set.v.n; i++) {
+		is_armed[i] = r->set.v.v[i].is_armed;
+		differs |= is_armed[i] != r->state->v.v[i].is_armed;
+	}
+	if (differs) {
+		ovm_state_plan(r->state, is_armed);
+		ovm_state_done(r->state, true, r->state->pause_ms);
+	}
+	free(is_armed);
+}
+
+int ovm_refresh(struct ovm_ctx *ctx, pid_t pid)
+{
+	struct ovm_round r;
+	ovm_round_init(&r, pid);
+	r.needs_state = true;
+	r.is_over = never;
+	int rc = check_kind(ctx, pid);
+	if (rc == 0)
+		rc = check_permitted(ctx, &r.tracee);
+	if (rc == 0)
+		rc = ovm_round_look(ctx, &r);
+	if (rc == 0 && !r.set.v.n) {
+		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
+		rc = OVM_REFUSED;
+	}
+	if (rc == 0 && r.state->is_done)
+		correct(&r);
+	ovm_round_fini(&r);
+	return rc;
+}

@@ -33,4 +33,8 @@ struct ovm_detach_result {
 int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 	       struct ovm_detach_result *result);
 
+/* Changes nothing. What a forked process has inherited is remembered as its own, and what is
+ * remembered made what is in its memory. OVM_REFUSED: it has nothing. Fails as ovm_detach. */
+int ovm_refresh(struct ovm_ctx *ctx, pid_t pid);
+
 #endif

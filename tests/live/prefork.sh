@@ -91,10 +91,22 @@ for words in "" "--counters=off"; do
 	wait_for workers 4
 	late=$(tail -1 pids)
 	./sametext "$late" >diff.txt && fail "attach $words: a worker forked later runs the original"
+	"$tool" status --tree "$pid" >table || fail "status --tree: $(cat table)"
+	[ "$(grep -c ' optimized *prefork$' table)" = 5 ] || fail "attach $words: status --tree: $(cat table)"
 	first=$(head -1 pids) second=$(sed -n 2p pids)
 	"$tool" detach "$first" || fail "detach of a worker"
 	[ "$(state "$first")" = original ] || fail "state after detach: $(state "$first")"
 	[ "$(state "$second")" = optimized ] || fail "detach of one worker reverted another"
+	kill -USR1 "$pid" # has it, and no file says so
+	wait_for workers 5
+	"$tool" detach --tree "$pid" || fail "detach --tree"
+	for p in "$pid" $(cat pids); do ./sametext "$p" || fail "attach $words: detach --tree left process $p"; done
+	"$tool" status --tree "$pid" >table
+	! grep -q optimized table || fail "status --tree after detach --tree: $(cat table)"
+	"$tool" detach --tree --keep "$pid" || fail "detach --tree --keep"
+	[ -z "$(ls run/optvm)" ] || fail "left after --tree --keep: $(ls run/optvm)"
+	"$tool" detach --tree "$pid" 2>e
+	[ $? = 1 ] || fail "detach --tree of what is forgotten: $(cat e)"
 	finish "attach $words"
 done
 
