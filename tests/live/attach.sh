@@ -227,6 +227,10 @@ attach 2>/dev/null; [ $? = 1 ] || fail "attach after the file was replaced"
 ./sametext "$pid" >diff.txt && fail "the failed attach reverted"
 kill -STOP $pid
 "$tool" detach "$pid" || fail "detach after the file was replaced"
+for _ in 1 2 3 4 5; do # it is runnable for a moment, on its way from one stop to the other
+	grep -q '^State:	T' "/proc/$pid/status" && break
+	sleep 0.1
+done
 grep -q '^State:	T' "/proc/$pid/status" || fail "detach let a stopped process go on"
 kill -CONT $pid
 "$tool" status "$pid" | grep -q 'state *original' || fail "status after the file was replaced"
