@@ -217,6 +217,8 @@ static void weigh(void *arg, uint32_t i)
 {
 	const struct weighing *w = arg;
 
+	if (!w->program->cfgs.v[i])
+		return;
 	if (w->sel->module)
 		ovm_weight_attach(w->sel->ctx, w->program->cfgs.v[i], w->sel->module);
 	else
@@ -242,7 +244,7 @@ static void build_callees(struct selection *sel, struct ovm_program *program, ui
 	bool *is_head = ovm_alloc_array(regions->v.n, sizeof(*is_head));
 
 	for (uint32_t c = first; c < program->cfgs.n; c++) {
-		for (uint32_t i = 0; i < program->cfgs.v[c]->n_insns; i++) {
+		for (uint32_t i = 0; program->cfgs.v[c] && i < program->cfgs.v[c]->n_insns; i++) {
 			const struct ovm_insn *insn = &program->cfgs.v[c]->insns[i];
 			uint32_t r = insn->kind == OVM_INSN_CALL
 					 ? ovm_region_find(regions, insn->target)
@@ -331,6 +333,40 @@ static void find_indirect(const struct ovm_prof_module *module, struct ovm_progr
 	}
 }
 
+/* Select among the regions that are not refused, and analyze them; weigh all of @program. */
+static void grow(struct selection *sel, const struct ovm_program_opts *opts,
+		 struct ovm_program *program)
+{
+	uint32_t n = program->regions->v.n, n_picks;
+
+	sel->samples = ovm_alloc_array(n ? n : 1, sizeof(*sel->samples));
+	count_samples(sel, program->regions);
+	count_records(sel, program->regions);
+	choose(sel, program->regions);
+	n_picks = cut(sel, opts->share);
+	sel->drafters = ovm_drafters_new(sel->dec, program->image, program->regions);
+	build_picks(sel, program, n_picks, false);
+	build_picks(sel, program, n_picks, true);
+	for (uint32_t step = 0, first = 0; step < opts->callee_steps; step++) {
+		uint32_t n_known = program->cfgs.n;
+		build_callees(sel, program, first);
+		first = n_known;
+	}
+	ovm_drafters_free(sel->drafters);
+	release(program);
+	ovm_log(OVM_LOG_INFO, "%u graphs", program->cfgs.n);
+	ovm_parallel(program->cfgs.n, weigh, &(struct weighing){sel, program});
+	if (sel->module)
+		ovm_rescale(program);
+	find_indirect(sel->module, program);
+	refuse_rest(sel, program);
+	ovm_log(OVM_LOG_INFO, "graphs weighed");
+	scan_xrefs(sel, program);
+	ovm_vec_free(&sel->heads);
+	ovm_vec_free(&sel->picks);
+	free(sel->samples);
+}
+
 int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		      struct ovm_regions *regions, const struct ovm_prof_module *module,
 		      const struct ovm_program_opts *opts, struct ovm_program *out)
@@ -338,37 +374,30 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = opts->is_live};
 	struct ovm_program program = {.image = image, .regions = regions};
 	size_t n = regions->v.n ? regions->v.n : 1;
-	uint32_t n_picks;
 
-	sel.samples = ovm_alloc_array(n, sizeof(*sel.samples));
 	program.cfg_of_region = ovm_alloc_array(n, sizeof(*program.cfg_of_region));
 	memset(program.cfg_of_region, 0xff, n * sizeof(*program.cfg_of_region));
-	count_samples(&sel, regions);
-	count_records(&sel, regions);
-	choose(&sel, regions);
-	n_picks = cut(&sel, opts->share);
-	sel.drafters = ovm_drafters_new(dec, image, regions);
-	build_picks(&sel, &program, n_picks, false);
-	build_picks(&sel, &program, n_picks, true);
-	for (uint32_t step = 0, first = 0; step < opts->callee_steps; step++) {
-		uint32_t n_known = program.cfgs.n;
-		build_callees(&sel, &program, first);
-		first = n_known;
-	}
-	ovm_drafters_free(sel.drafters);
-	release(&program);
-	ovm_log(OVM_LOG_INFO, "%u graphs", program.cfgs.n);
-	ovm_parallel(program.cfgs.n, weigh, &(struct weighing){&sel, &program});
-	if (module)
-		ovm_rescale(&program);
-	find_indirect(module, &program);
-	refuse_rest(&sel, &program);
-	ovm_log(OVM_LOG_INFO, "graphs weighed");
-	scan_xrefs(&sel, &program);
+	grow(&sel, opts, &program);
 	*out = program;
-	ovm_vec_free(&sel.heads);
-	ovm_vec_free(&sel.picks);
-	free(sel.samples);
+	return 0;
+}
+
+int ovm_program_extend(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		       const struct ovm_prof_module *module, const struct ovm_program_opts *opts,
+		       struct ovm_program *program)
+{
+	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = opts->is_live};
+
+	for (uint32_t r = 0; r < program->regions->v.n; r++) {
+		uint8_t *refused = &program->regions->v.v[r].refused;
+
+		if (program->cfg_of_region[r] != OVM_NONE)
+			*refused = OVM_REFUSE_OVERLAP; /* taken, as in claim() */
+		else if (*refused == OVM_REFUSE_NOT_HOT || *refused == OVM_REFUSE_NO_PROFILE)
+			*refused = OVM_REFUSE_NONE;
+	}
+	program->xrefs.n = program->indirect.n = 0;
+	grow(&sel, opts, program);
 	return 0;
 }
 

@@ -38,6 +38,12 @@ int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_i
 		      const struct ovm_program_opts *opts, struct ovm_program *out);
 void ovm_program_fini(struct ovm_program *program);
 
+/* What @module knows of now and @program has not is added, and all is weighed anew; its graphs and
+ * their indices stay. What was refused stays so. On failure @program is to be thrown away. */
+int ovm_program_extend(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		       const struct ovm_prof_module *module, const struct ovm_program_opts *opts,
+		       struct ovm_program *program);
+
 /* Drop cfg @idx from the program and refuse its regions for @why. Indices of the other cfgs stay;
  * the slot becomes NULL. */
 void ovm_program_drop(struct ovm_ctx *ctx, struct ovm_program *program, uint32_t idx,

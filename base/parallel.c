@@ -22,6 +22,8 @@ struct worker {
 	pthread_t thread;
 };
 
+static long most = 0; /* threads; 0: as many as there are processors */
+
 static void *run(void *p)
 {
 	const struct worker *worker = p;
@@ -35,6 +37,12 @@ static void *run(void *p)
 	}
 }
 
+void ovm_parallel_spare(unsigned n)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	most = cpus > (long)n ? cpus - (long)n : 1;
+}
+
 void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
 			  void *arg)
 {
@@ -43,6 +51,8 @@ void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, u
 	long cpus = n > BATCH ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
 	unsigned n_workers = 1;
 
+	if (most && cpus > most)
+		cpus = most;
 	for (; n_workers < OVM_MAX_WORKERS && (long)n_workers < cpus; n_workers++) {
 		struct worker *worker = &workers[n_workers];
 		*worker = (struct worker){.job = &job, .number = n_workers};

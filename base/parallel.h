@@ -17,4 +17,8 @@ enum { OVM_MAX_WORKERS = 8 };
 void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
 			  void *arg);
 
+/* From now on leave @n processors to others: whoever works beside a program takes none that it runs
+ * on. One thread works in any case. Before any other thread is there. */
+void ovm_parallel_spare(unsigned n);
+
 #endif

@@ -50,15 +50,16 @@ static void refuse_skipped(struct ovm_ctx *ctx, const struct ovm_engine_opts *op
 /* Rule R8: what only one decoder understands is not copied. */
 struct comparison {
 	const struct ovm_engine *engine;
-	bool *differs; /* [cfgs.n] */
+	bool *differs;	/* [cfgs.n] */
+	uint32_t first; /* cfg; those before are known */
 };
 
-/* Every COMPARE_PIECES-th graph from @first on. */
-static void compare_decoders(void *arg, uint32_t first)
+/* Every COMPARE_PIECES-th graph from the @piece-th on. */
+static void compare_decoders(void *arg, uint32_t piece)
 {
 	const struct comparison *c = arg;
 	struct ovm_check_known *known = ovm_check_known_new();
-	for (uint32_t i = first; i < c->engine->program.cfgs.n; i += COMPARE_PIECES) {
+	for (uint32_t i = c->first + piece; i < c->engine->program.cfgs.n; i += COMPARE_PIECES) {
 		const struct ovm_cfg *cfg = c->engine->program.cfgs.v[i];
 		c->differs[i] =
 		    cfg && ovm_check_decoders(c->engine->image, cfg->insns, cfg->n_insns, known);
@@ -66,12 +67,12 @@ static void compare_decoders(void *arg, uint32_t first)
 	free(known);
 }
 
-static void drop_disagreeing(struct ovm_ctx *ctx, struct ovm_engine *engine)
+static void drop_disagreeing(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t first)
 {
-	uint32_t n = engine->program.cfgs.n;
-	struct comparison c = {engine, ovm_alloc_array(n, sizeof(bool))};
-	ovm_parallel(n < COMPARE_PIECES ? n : COMPARE_PIECES, compare_decoders, &c);
-	for (uint32_t i = 0; i < n; i++)
+	uint32_t n = engine->program.cfgs.n, n_new = n - first;
+	struct comparison c = {engine, ovm_alloc_array(n, sizeof(bool)), first};
+	ovm_parallel(n_new < COMPARE_PIECES ? n_new : COMPARE_PIECES, compare_decoders, &c);
+	for (uint32_t i = first; i < n; i++)
 		if (c.differs[i])
 			ovm_program_drop(ctx, &engine->program, i, OVM_REFUSE_DECODERS_DISAGREE);
 	free(c.differs);
@@ -266,32 +267,96 @@ static void count_samples(const struct ovm_prof_module *module, struct ovm_engin
 	}
 }
 
+static struct ovm_program_opts program_opts(const struct ovm_engine_opts *opts)
+{
+	return (struct ovm_program_opts){
+	    .share = opts->share,
+	    .is_live = opts->is_live,
+	    .callee_steps = opts->is_counting && !opts->no_callees ? CALLEE_STEPS : 0,
+	};
+}
+
+/* The program is there; its graphs from @first on are new. */
+static void accept_program(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t first,
+			   struct stopwatch *watch)
+{
+	engine->stats.n_selected = count_selected(&engine->program);
+	ovm_log(OVM_LOG_INFO, "program: %u graphs, %u regions, %.1f ms", engine->program.cfgs.n,
+		engine->stats.n_selected, lap_ms(watch));
+	drop_disagreeing(ctx, engine, first);
+	ovm_log(OVM_LOG_INFO, "decoders compared, %.1f ms", lap_ms(watch));
+}
+
 static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 			  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
 			  struct ovm_engine *engine)
 {
 	struct stopwatch watch = {0};
+	const struct ovm_program_opts how = program_opts(opts);
 	lap_ms(&watch);
 	int rc = ovm_regions_build(ctx, engine->image, &engine->regions);
 	if (rc)
 		return rc;
 	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
 	refuse_skipped(ctx, opts, &engine->regions);
-	const struct ovm_program_opts program_opts = {
-	    .share = opts->share,
-	    .is_live = opts->is_live,
-	    .callee_steps = opts->is_counting && !opts->no_callees ? CALLEE_STEPS : 0,
-	};
 	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
-			       opts->uniform ? NULL : module, &program_opts, &engine->program);
-	if (rc)
+			       opts->uniform ? NULL : module, &how, &engine->program);
+	if (rc == 0)
+		accept_program(ctx, engine, 0, &watch);
+	return rc;
+}
+
+static int select_more(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		       const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+		       struct ovm_engine *engine)
+{
+	struct stopwatch watch = {0};
+	const struct ovm_program_opts how = program_opts(opts);
+	uint32_t first = engine->program.cfgs.n;
+	lap_ms(&watch);
+	int rc =
+	    ovm_program_extend(ctx, dec, opts->uniform ? NULL : module, &how, &engine->program);
+	if (rc == 0)
+		accept_program(ctx, engine, first, &watch);
+	return rc;
+}
+
+static bool is_gauged(const struct ovm_engine *engine, const struct ovm_engine_opts *opts,
+		      const struct ovm_cfg *cfg)
+{
+	bool any = false;
+	for (uint32_t g = 0; g < opts->n_gauges; g++)
+		for (uint32_t i = 0; i < cfg->n_regions && !any; i++)
+			any = engine->regions.v.v[cfg->regions[i]].lo.v == opts->gauges[g].v;
+	return any;
+}
+
+static void keep_gauged(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
+			struct ovm_engine *engine)
+{
+	for (uint32_t c = 0; c < engine->program.cfgs.n; c++)
+		if (engine->program.cfgs.v[c] &&
+		    !is_gauged(engine, opts, engine->program.cfgs.v[c]))
+			ovm_program_drop(ctx, &engine->program, c, OVM_REFUSE_NOT_HOT);
+}
+
+/* All that depends on what is built. */
+static int finish(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+		  struct ovm_engine *out)
+{
+	int rc = build_proved(ctx, dec, opts, out);
+	if (rc) {
+		ovm_engine_fini(out);
 		return rc;
-	engine->stats.n_selected = count_selected(&engine->program);
-	ovm_log(OVM_LOG_INFO, "program: %u graphs, %u regions, %.1f ms", engine->program.cfgs.n,
-		engine->stats.n_selected, lap_ms(&watch));
-	drop_disagreeing(ctx, engine);
-	ovm_log(OVM_LOG_INFO, "decoders compared, %.1f ms", lap_ms(&watch));
-	return 0;
+	}
+	count_samples(module, out);
+	if (opts->is_counting)
+		ovm_callcount_list(&out->program, &out->calls);
+	out->stats.n_copied = out->overlay.n_regions;
+	out->stats.score_ratio =
+	    out->layout.score_original > 0 ? out->layout.score / out->layout.score_original : 1.0;
+	return out->overlay.n_insns ? 0 : OVM_REFUSED;
 }
 
 int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
@@ -304,18 +369,28 @@ int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_imag
 		return rc;
 	rc = select_regions(ctx, dec, module, opts, out);
 	if (!rc)
-		rc = build_proved(ctx, dec, opts, out);
-	if (rc) {
-		ovm_engine_fini(out);
-		return rc;
-	}
-	count_samples(module, out);
-	if (opts->is_counting)
-		ovm_callcount_list(&out->program, &out->calls);
-	out->stats.n_copied = out->overlay.n_regions;
-	out->stats.score_ratio =
-	    out->layout.score_original > 0 ? out->layout.score / out->layout.score_original : 1.0;
-	return out->overlay.n_insns ? 0 : OVM_REFUSED;
+		return finish(ctx, dec, module, opts, out);
+	ovm_engine_fini(out);
+	return rc;
+}
+
+int ovm_engine_again(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+		     struct ovm_engine *engine)
+{
+	int rc = 0;
+	discard(engine);
+	engine->program.regions = &engine->regions; /* it may have been moved */
+	ovm_vec_free(&engine->calls);
+	engine->stats = (struct ovm_engine_stats){0};
+	if (opts->gauged_only)
+		keep_gauged(ctx, opts, engine);
+	else
+		rc = select_more(ctx, dec, module, opts, engine);
+	if (!rc)
+		return finish(ctx, dec, module, opts, engine);
+	ovm_engine_fini(engine);
+	return rc;
 }
 
 void ovm_engine_fini(struct ovm_engine *engine)

@@ -16,6 +16,7 @@ struct ovm_engine_opts {
 	bool no_callees;                /* is_counting: only regions with samples, not what they call */
 	const ovm_va *gauges;           /* [n_gauges] ascending starts of regions whose entries are counted, in copies that are plain otherwise */
 	uint32_t n_gauges;
+	bool gauged_only;               /* ovm_engine_again: only what has a gauge is left, and weighed as it was */
 	ovm_va counters;                /* with either: where the counters will be */
 	uint64_t counters_room;         /* bytes there */
 };
@@ -45,5 +46,11 @@ struct ovm_engine {
 int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image, const struct ovm_prof_module *module,
 		   const struct ovm_engine_opts *opts, struct ovm_engine *out);
 void ovm_engine_fini(struct ovm_engine *engine);
+
+/* Once more, after ovm_engine_run: by what @module, of the same file, knows now, and what @opts says of the overlay. Regions and
+ * graphs are those that are there, with those added that @module knows besides; skip_region is what it was. What was dropped or
+ * refused stays so; each call counts in ctx what is refused in addition. */
+int ovm_engine_again(struct ovm_ctx *ctx, struct ovm_decoder *dec, const struct ovm_prof_module *module,
+		     const struct ovm_engine_opts *opts, struct ovm_engine *engine);
 
 #endif

@@ -9,6 +9,12 @@
  *   tool    --fork-->  child: choose modules, find the unwinder, build and prove overlays
  *   watch the program          |
  *   read the result  <---------+  flat arrays in a memory file
+ *   arm, count, disarm         |  (it stays: images, regions and graphs are at hand)
+ *   order  ------------------> +  the same modules by exact counts, and what to measure by
+ *   read the result  <---------+
+ *
+ * To open a large library, find its regions, and all that refers to them, takes as long as to lay
+ * out what is hot; so it is done once for a round.
  *
  * The child never ptraces: it reads /proc/PID/mem through the descriptor the tool opened.
  */
@@ -16,9 +22,11 @@
 #include "runtime/builder.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/parallel.h"
 #include "runtime/codemem.h"
 #include "runtime/family.h"
 #include "runtime/generation.h"
+#include "runtime/handover.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -27,7 +35,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,6 +51,7 @@ struct work {
 	const struct ovm_target_opts *opts;
 	struct ovm_decoder *dec;
 	ovm_targets targets;
+	ovm_targets known; /* of the order before */
 	struct ovm_unwindhook hook;
 	bool is_hooked;
 	char why_not[200];
@@ -127,6 +136,14 @@ static void avoid_kin(struct ovm_livemap *map, pid_t root, pid_t pid)
 	ovm_vec_free(&kin);
 }
 
+/* What is known of its file is not found out again. */
+static void inherit(struct work *work, struct ovm_target *target)
+{
+	for (uint32_t i = 0; i < work->known.n; i++)
+		if (ovm_target_inherit(target, &work->known.v[i]))
+			return;
+}
+
 static void build_all(struct ovm_ctx *ctx, struct work *work)
 {
 	if (ovm_livemap_read(ctx, work->tracee->pid, &work->map)) {
@@ -136,6 +153,8 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 	ovm_livemap_modules(&work->map, work->tracee->pid);
 	if (work->opts->root)
 		avoid_kin(&work->map, work->opts->root, work->tracee->pid);
+	if (work->is_hooked) /* the map is another one */
+		work->hook.module = ovm_livemap_module(&work->map, work->hook.function);
 	if (work->opts->like) {
 		take_all_of(ctx, work, work->opts->like);
 		return;
@@ -146,14 +165,17 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 		explain(work, ctx);
 		return;
 	}
-	if (ovm_decoder_open(ctx, &work->dec)) {
+	if (!work->dec && ovm_decoder_open(ctx, &work->dec)) {
 		explain(work, ctx);
+		work->targets.n = 0;
 		return;
 	}
-	find_hook(ctx, work);
+	if (!work->is_hooked)
+		find_hook(ctx, work);
 	uint32_t kept = 0;
 	for (uint32_t i = 0; i < work->targets.n; i++) {
 		struct ovm_target *target = &work->targets.v[i];
+		inherit(work, target);
 		int rc = ovm_target_build(ctx, work->dec, work->set, &work->map,
 					  work->is_hooked ? &work->hook : NULL, work->opts, target);
 		if (rc) {
@@ -167,228 +189,165 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 	work->targets.n = kept;
 }
 
-/* --- transfer: plain numbers and arrays, written and read in the same order by the same program
- * -------------------- */
-
-struct head {
-	uint32_t n_modules;
-	bool is_passing, is_hooked;
-	struct ovm_unwindhook hook;
-	uint64_t n_refused[OVM_MAX_REFUSALS];
-	char why_not[200];
-};
-
-struct module_head {
-	ovm_rta module; /* any address of it */
-	uint64_t inode; /* and its file */
-	ovm_rta at, link_map;
-	uint64_t n_samples, print;
-	struct ovm_engine_stats stats;
-	ovm_va base;
-	uint32_t size, n_map, n_patches;
-	struct ovm_section sections[OVM_N_SECTIONS];
-	uint32_t n_regions, n_blocks, n_insns;
-	ovm_va counters;
-	uint32_t n_counters, n_sites, n_nodes, n_arcs, n_calls;
-};
-
-static bool put(int fd, const void *from, size_t n)
+/* The targets again as code to measure by; what cannot be is left out. */
+static void build_reference(struct ovm_ctx *ctx, struct work *work)
 {
-	for (size_t done = 0; done < n;) {
-		ssize_t got = write(fd, (const char *)from + done, n - done);
-		if (got <= 0)
-			return false;
-		done += (size_t)got;
-	}
-	return true;
-}
-
-static bool put_module(int fd, const struct work *work, const struct ovm_target *target)
-{
-	const struct ovm_overlay *o = &target->engine.overlay;
-	struct module_head head = {
-	    .module = target->module->lo,
-	    .inode = target->module->inode,
-	    .at = target->at,
-	    .link_map = ovm_livedyn_link_map(work->tracee, &work->map, target->module),
-	    .n_samples = target->n_samples,
-	    .print = target->print,
-	    .stats = target->engine.stats,
-	    .base = o->base,
-	    .size = o->size,
-	    .n_map = o->map.v.n,
-	    .n_patches = o->patches.n,
-	    .n_regions = o->n_regions,
-	    .n_blocks = o->n_blocks,
-	    .n_insns = o->n_insns,
-	    .counters = o->counters,
-	    .n_counters = o->n_counters,
-	    .n_sites = o->sites.n,
-	    .n_nodes = target->engine.probes.n_nodes,
-	    .n_arcs = target->engine.probes.arcs.n,
-	    .n_calls = target->engine.calls.n,
-	};
-	memcpy(head.sections, o->sections, sizeof(head.sections));
-	return put(fd, &head, sizeof(head)) && put(fd, o->bytes, o->size) &&
-	       put(fd, o->map.v.v, o->map.v.n * sizeof(o->map.v.v[0])) &&
-	       put(fd, o->map.by_old, o->map.v.n * sizeof(o->map.by_old[0])) &&
-	       put(fd, o->patches.v, o->patches.n * sizeof(o->patches.v[0])) &&
-	       put(fd, o->sites.v, o->sites.n * sizeof(o->sites.v[0])) &&
-	       put(fd, target->engine.probes.arcs.v, head.n_arcs * sizeof(struct ovm_arc)) &&
-	       put(fd, target->engine.calls.v, head.n_calls * sizeof(struct ovm_counted_call));
-}
-
-static bool put_all(int fd, const struct ovm_ctx *ctx, const struct work *work)
-{
-	struct head head = {.n_modules = work->targets.n,
-			    .is_passing = work->opts->is_counting || work->opts->is_reference,
-			    .is_hooked = work->is_hooked,
-			    .hook = work->hook};
-	memcpy(head.n_refused, ctx->n_refused, sizeof(head.n_refused));
-	memcpy(head.why_not, work->why_not, sizeof(head.why_not));
-	bool ok = put(fd, &head, sizeof(head));
-	for (uint32_t i = 0; i < work->targets.n && ok; i++)
-		ok = put_module(fd, work, &work->targets.v[i]);
-	return ok;
-}
-
-struct reader {
-	const uint8_t *p, *end;
-};
-
-static bool take(struct reader *r, void *to, size_t n)
-{
-	if ((size_t)(r->end - r->p) < n)
-		return false;
-	if (n)
-		memcpy(to, r->p, n);
-	r->p += n;
-	return true;
-}
-
-/* A new array of @n elements of @size bytes, NULL if the file is too short. */
-static void *take_array(struct reader *r, uint32_t n, size_t size)
-{
-	if ((size_t)(r->end - r->p) / size < n)
-		return NULL;
-	void *to = ovm_alloc_array(n, size);
-	take(r, to, n * size);
-	return to;
-}
-
-static bool take_module(struct reader *r, const struct ovm_livemap *map,
-			struct ovm_built_module *out)
-{
-	struct module_head head;
-	if (!take(r, &head, sizeof(head)))
-		return false;
-	struct ovm_overlay *o = &out->overlay;
-	out->module = ovm_livemap_module(map, head.module);
-	out->at = head.at;
-	out->link_map = head.link_map;
-	out->n_samples = head.n_samples;
-	out->print = head.print;
-	out->stats = head.stats;
-	o->base = head.base;
-	o->size = head.size;
-	o->n_regions = head.n_regions;
-	o->n_blocks = head.n_blocks;
-	o->n_insns = head.n_insns;
-	memcpy(o->sections, head.sections, sizeof(head.sections));
-	o->bytes = take_array(r, head.size, 1);
-	o->map.v.v = take_array(r, head.n_map, sizeof(o->map.v.v[0]));
-	o->map.v.n = o->map.v.cap = o->map.v.v ? head.n_map : 0;
-	o->map.by_old = take_array(r, head.n_map, sizeof(o->map.by_old[0]));
-	o->patches.v = take_array(r, head.n_patches, sizeof(o->patches.v[0]));
-	o->patches.n = o->patches.cap = o->patches.v ? head.n_patches : 0;
-	o->counters = head.counters;
-	o->n_counters = head.n_counters;
-	o->sites.v = take_array(r, head.n_sites, sizeof(o->sites.v[0]));
-	o->sites.n = o->sites.cap = o->sites.v ? head.n_sites : 0;
-	out->n_nodes = head.n_nodes;
-	out->arcs.v = take_array(r, head.n_arcs, sizeof(out->arcs.v[0]));
-	out->arcs.n = out->arcs.cap = out->arcs.v ? head.n_arcs : 0;
-	out->calls.v = take_array(r, head.n_calls, sizeof(out->calls.v[0]));
-	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
-	if (out->module && out->module->inode != head.inode)
-		out->module = NULL;
-	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v && o->sites.v &&
-	       out->arcs.v && out->calls.v;
-}
-
-static void fini_module(struct ovm_built_module *m)
-{
-	ovm_overlay_fini(&m->overlay);
-	ovm_vec_free(&m->arcs);
-	ovm_vec_free(&m->calls);
-}
-
-static bool take_all(struct reader *r, const struct ovm_livemap *map, struct ovm_built *out)
-{
-	struct head head;
-	if (!take(r, &head, sizeof(head)))
-		return false;
-	out->is_passing = head.is_passing;
-	out->is_hooked = head.is_hooked;
-	out->hook = head.hook;
-	out->hook.module = head.is_hooked ? ovm_livemap_module(map, head.hook.function) : NULL;
-	memcpy(out->n_refused, head.n_refused, sizeof(out->n_refused));
-	memcpy(out->why_not, head.why_not, sizeof(out->why_not));
-	out->why_not[sizeof(out->why_not) - 1] = '\0';
-	for (uint32_t i = 0; i < head.n_modules; i++) {
-		ovm_vec_push(&out->modules, (struct ovm_built_module){0});
-		struct ovm_built_module *m = &out->modules.v[out->modules.n - 1];
-		if (!take_module(r, map, m))
-			return false;
-		if (m->module)
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < work->targets.n; i++) {
+		struct ovm_target *target = &work->targets.v[i];
+		if (ovm_target_build_reference(ctx, work->dec, &work->map, work->opts, target)) {
+			ovm_log(OVM_LOG_INFO, "no reference: %s", ctx->msg);
+			explain(work, ctx);
+			ovm_target_fini(target);
 			continue;
-		fini_module(m); /* loaded after we had looked, or another one is there now */
-		out->modules.n--;
-		snprintf(out->why_not, sizeof(out->why_not),
-			 "libraries were loaded and unloaded meanwhile");
+		}
+		work->targets.v[kept++] = *target;
 	}
-	return true;
+	work->targets.n = kept;
 }
 
 /* --- processes
  * ---------------------------------------------------------------------------------------------------
  */
 
-static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work, int fd, pid_t parent)
+void ovm_built_module_fini(struct ovm_built_module *m)
+{
+	ovm_overlay_fini(&m->overlay);
+	ovm_vec_free(&m->arcs);
+	ovm_vec_free(&m->calls);
+}
+
+static bool put_result(int fd, const struct ovm_ctx *ctx, const struct work *work)
+{
+	const struct ovm_handover result = {
+	    .targets = &work->targets,
+	    .tracee = work->tracee,
+	    .map = &work->map,
+	    .is_passing = work->opts->is_counting || work->opts->is_reference,
+	    .is_hooked = work->is_hooked,
+	    .hook = &work->hook,
+	    .why_not = work->why_not,
+	};
+	return ovm_handover_put(fd, ctx, &result);
+}
+
+/* With gauges a second result follows the first: the code to measure by. */
+static bool build_and_put(struct ovm_ctx *ctx, struct work *work, int fd)
+{
+	const struct ovm_target_opts *opts = work->opts;
+	struct ovm_target_opts as_it_was = *opts;
+	memset(ctx->n_refused, 0, sizeof(ctx->n_refused));
+	build_all(ctx, work);
+	if (OVM_FAULT_FAILS(BUILDER_PUT) || !put_result(fd, ctx, work))
+		return false;
+	if (opts->is_counting || !opts->gauges || !opts->gauges->v.n || !work->targets.n)
+		return true;
+	as_it_was.is_reference = true;
+	work->opts = &as_it_was;
+	build_reference(ctx, work);
+	bool ok = put_result(fd, ctx, work);
+	work->opts = opts;
+	return ok;
+}
+
+/* Optimized code by what is known now. Gauges and known targets keep pointers into the map before.
+ */
+static bool build_again(struct ovm_ctx *ctx, struct work *work, struct ovm_handover_reader *r,
+			int fd)
+{
+	struct ovm_target_opts opts = *work->opts;
+	struct ovm_livemap before = work->map;
+	struct ovm_gauges gauges = {0};
+	struct ovm_profile *profile;
+	if (!ovm_handover_take_order(ctx, r, &before, &gauges, &profile))
+		return false;
+	opts.is_counting = opts.no_callees = opts.stays = false;
+	opts.counted = NULL;
+	opts.gauges = &gauges;
+	work->opts = &opts;
+	work->profile = profile;
+	work->known = work->targets;
+	work->targets = (ovm_targets){0};
+	work->map = (struct ovm_livemap){0};
+	work->why_not[0] = '\0';
+	return build_and_put(ctx, work, fd);
+}
+
+static bool say(int fd)
+{
+	return send(fd, "", 1, MSG_NOSIGNAL) == 1;
+}
+
+static bool hear(int fd)
+{
+	char c;
+	ssize_t n;
+	while ((n = recv(fd, &c, 1, 0)) < 0 && errno == EINTR)
+		;
+	return n == 1;
+}
+
+static _Noreturn void child_main(struct ovm_ctx *ctx, struct work *work,
+				 const struct ovm_builder *builder, int talk, pid_t parent)
 {
 	static const int plain[] = {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+	struct ovm_handover_reader order;
 	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
 		signal(plain[i], i < 2 ? SIG_IGN : SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);
-	memset(ctx->n_refused, 0, sizeof(ctx->n_refused));
+	ovm_parallel_spare(1);
+	close(builder->watch_fd);
 	OVM_FAULT(BUILDER_CHILD);
-	build_all(ctx, work);
-	_exit(!OVM_FAULT_FAILS(BUILDER_PUT) && put_all(fd, ctx, work) ? 0 : 1);
+	bool ok = build_and_put(ctx, work, builder->fd) && say(talk);
+	if (ok && builder->stays && hear(talk))
+		ok = ftruncate(builder->fd, 0) == 0 && lseek(builder->fd, 0, SEEK_SET) == 0 &&
+		     ovm_handover_open(builder->order_fd, &order) &&
+		     build_again(ctx, work, &order, builder->fd) && say(talk);
+	_exit(ok ? 0 : 1);
+}
+
+static int open_files(struct ovm_builder *b, int *talk)
+{
+	int ends[2];
+	b->fd = OVM_FAULT_FAILS(BUILDER_FILE) ? -1 : memfd_create("optvm", MFD_CLOEXEC);
+	if (b->fd < 0)
+		return errno;
+	b->order_fd = b->stays ? memfd_create("optvm", MFD_CLOEXEC) : -1;
+	if ((b->stays && b->order_fd < 0) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+		return errno;
+	b->watch_fd = ends[0];
+	*talk = ends[1];
+	return 0;
 }
 
 int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
 		      struct ovm_builder *out)
 {
-	*out = (struct ovm_builder){.fd = -1, .watch_fd = -1};
-	int fd = OVM_FAULT_FAILS(BUILDER_FILE) ? -1 : memfd_create("optvm", MFD_CLOEXEC);
-	if (fd < 0)
-		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, errno, "memfd_create");
+	struct ovm_builder builder = {
+	    .fd = -1, .order_fd = -1, .watch_fd = -1, .stays = opts->stays};
+	int talk = -1, err = open_files(&builder, &talk);
+	*out = (struct ovm_builder){.fd = -1, .order_fd = -1, .watch_fd = -1};
+	if (err) {
+		ovm_builder_close(&builder);
+		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, err, "memfd_create, socketpair");
+	}
 	struct work work = {.set = set, .tracee = set->tracee, .profile = profile, .opts = opts};
 	pid_t parent = getpid(), pid = OVM_FAULT_FAILS(BUILDER_FORK) ? -1 : fork();
 	if (pid == 0)
-		child_main(ctx, &work, fd, parent);
+		child_main(ctx, &work, &builder, talk, parent);
+	err = errno;
+	close(talk);
 	if (pid < 0) {
-		int err = errno;
-		close(fd);
+		ovm_builder_close(&builder);
 		return ovm_fail_errno(ctx, OVM_E_UNAVAILABLE, err, "fork");
 	}
 	OVM_FAULT(BUILDER_FORKED);
-	out->pid = pid;
-	out->fd = fd;
-	out->watch_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	builder.pid = pid;
+	*out = builder;
 	return 0;
 }
 
@@ -401,33 +360,54 @@ static int wait_child(struct ovm_builder *builder)
 	return status;
 }
 
-int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_generations *set, struct ovm_built *out)
+static bool read_result(const struct ovm_builder *builder, const struct ovm_livemap *map,
+			struct ovm_built *out, struct ovm_built *reference)
 {
-	struct ovm_built built = {0};
-	struct stat st;
-	void *mem = MAP_FAILED;
-	int status = wait_child(builder);
+	struct ovm_handover_reader r;
+	if (OVM_FAULT_FAILS(BUILDER_RESULT) || !ovm_handover_open(builder->fd, &r))
+		return false;
+	bool ok = ovm_handover_take(&r, map, out) &&
+		  (r.p == r.end || ovm_handover_take(&r, map, reference));
+	ovm_handover_close(&r);
+	return ok;
+}
+
+int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
+		       const struct ovm_generations *set, struct ovm_built *out,
+		       struct ovm_built *reference)
+{
+	struct ovm_built built = {0}, other = {0};
+	bool is_done = hear(builder->watch_fd);
+	int status = is_done && builder->stays ? 0 : wait_child(builder);
 	int rc = ovm_fail(ctx, OVM_E_INTERNAL, "the optimizer's builder ended with status 0x%x",
 			  (unsigned)status);
-	if (status == 0 && !OVM_FAULT_FAILS(BUILDER_RESULT) && fstat(builder->fd, &st) == 0 &&
-	    st.st_size > 0)
-		mem = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, builder->fd, 0);
-	if (mem != MAP_FAILED) {
-		struct reader r = {.p = mem, .end = (const uint8_t *)mem + st.st_size};
-		if (take_all(&r, set->map, &built))
-			rc = 0;
-		munmap(mem, (size_t)st.st_size);
-	}
-	ovm_builder_close(builder);
+	if (is_done && status == 0 && read_result(builder, set->map, &built, &other))
+		rc = 0;
+	if (rc || !builder->stays)
+		ovm_builder_close(builder);
 	if (rc) {
 		ovm_built_fini(&built);
+		ovm_built_fini(&other);
 		return rc;
 	}
 	ctx->err = OVM_OK;
 	ctx->msg[0] = '\0';
 	*out = built;
+	if (reference)
+		*reference = other;
+	else
+		ovm_built_fini(&other);
 	return 0;
+}
+
+int ovm_builder_order(struct ovm_ctx *ctx, struct ovm_builder *builder,
+		      const struct ovm_profile *profile, const struct ovm_gauges *gauges)
+{
+	builder->stays = false;
+	if (ovm_handover_put_order(builder->order_fd, profile, gauges) && say(builder->watch_fd))
+		return 0;
+	ovm_builder_close(builder);
+	return ovm_fail(ctx, OVM_E_UNAVAILABLE, "the optimizer's builder takes no more orders");
 }
 
 void ovm_builder_close(struct ovm_builder *builder)
@@ -436,16 +416,16 @@ void ovm_builder_close(struct ovm_builder *builder)
 		kill(builder->pid, SIGKILL);
 		wait_child(builder);
 	}
-	if (builder->fd > 0)
-		close(builder->fd);
-	if (builder->watch_fd > 0)
-		close(builder->watch_fd);
-	*builder = (struct ovm_builder){.fd = -1, .watch_fd = -1};
+	const int fds[] = {builder->fd, builder->order_fd, builder->watch_fd};
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		if (fds[i] > 0)
+			close(fds[i]);
+	*builder = (struct ovm_builder){.fd = -1, .order_fd = -1, .watch_fd = -1};
 }
 
 void ovm_built_fini(struct ovm_built *built)
 {
 	for (uint32_t i = 0; i < built->modules.n; i++)
-		fini_module(&built->modules.v[i]);
+		ovm_built_module_fini(&built->modules.v[i]);
 	ovm_vec_free(&built->modules);
 }

@@ -29,7 +29,9 @@ struct ovm_built {
 struct ovm_builder {
 	pid_t pid;    /* of the child, 0 none */
 	int fd;	      /* memory file with its result, -1 none */
-	int watch_fd; /* pidfd of the child: readable when it has ended */
+	int order_fd; /* another, with what it shall do next */
+	int watch_fd; /* to it and from it: readable when it is done, or has ended */
+	bool stays;
 };
 
 struct ovm_generations;
@@ -41,12 +43,22 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
 		      struct ovm_builder *out);
 
-/* Wait for the child and read what it built; the builder is closed. OVM_E_INTERNAL: it crashed (the
- * program is not concerned). */
+/* Wait for the child and read what it built; unless it stays and lives, the builder is closed.
+ * *reference: what it built besides to measure by, empty if nothing; the caller frees both; NULL:
+ * not wanted. OVM_E_INTERNAL: it crashed (the program is not concerned). */
 int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_generations *set, struct ovm_built *out);
+		       const struct ovm_generations *set, struct ovm_built *out,
+		       struct ovm_built *reference);
+
+/* For a builder that stayed, after its result: build optimized code by @profile, with @gauges and
+ * what is needed to measure by them. It knows the modules' code already. Meanwhile nothing may be
+ * armed in the process but what was when the builder was started. Then ovm_builder_result; it does
+ * not stay again. Fails (OVM_E_UNAVAILABLE): the builder is closed, another one may be started. */
+int ovm_builder_order(struct ovm_ctx *ctx, struct ovm_builder *builder,
+		      const struct ovm_profile *profile, const struct ovm_gauges *gauges);
 
 void ovm_builder_close(struct ovm_builder *builder); /* kills the child if it still works */
+void ovm_built_module_fini(struct ovm_built_module *module);
 void ovm_built_fini(struct ovm_built *built);
 
 #endif

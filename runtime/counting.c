@@ -52,6 +52,7 @@ struct ovm_counting {
 	struct ovm_counting_stats stats;
 	enum phase phase;
 	struct ovm_builder builder; /* pid 0: none at work */
+	struct ovm_builder kept;    /* of opts.targets.stays: has built, waits */
 	struct ovm_profile *known;  /* what the builder was given; kept until it ends */
 	OVM_VEC(struct instrumented) gens;
 	struct ovm_counted counted;
@@ -70,7 +71,7 @@ struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 {
 	struct ovm_counting *c = ovm_alloc(sizeof(*c));
 	*c = (struct ovm_counting){.set = set, .opts = *opts};
-	c->builder = (struct ovm_builder){.fd = -1, .watch_fd = -1};
+	c->builder = c->kept = (struct ovm_builder){.fd = -1, .watch_fd = -1};
 	c->opts.targets.is_counting = true;
 	c->opts.targets.counted = &c->counted;
 	c->before = before;
@@ -88,6 +89,7 @@ void ovm_counting_free(struct ovm_counting *c)
 	if (!c)
 		return;
 	ovm_builder_close(&c->builder);
+	ovm_builder_close(&c->kept);
 	ovm_profile_free(c->known);
 	for (uint32_t i = 0; i < c->gens.n; i++)
 		ovm_countmem_close(&c->gens.v[i].counters);
@@ -327,7 +329,12 @@ static int refuse(struct ovm_ctx *ctx, const char *why)
 static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 {
 	struct ovm_built built = {0};
-	int rc = ovm_builder_result(ctx, &c->builder, c->set, &built);
+	int rc = ovm_builder_result(ctx, &c->builder, c->set, &built, NULL);
+	if (rc == 0 && c->builder.stays) {
+		ovm_builder_close(&c->kept);
+		c->kept = c->builder;
+		c->builder = (struct ovm_builder){.fd = -1, .watch_fd = -1};
+	}
 	if (rc == 0 && built.modules.n)
 		rc = load(ctx, c, &built);
 	else if (rc == 0)
@@ -401,6 +408,15 @@ void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *c)
 	for (unsigned i = 0; c->phase == PHASE_ARMED && i < OVM_RT_STOP_ATTEMPTS; i++)
 		disarm(ctx, c);
 	c->phase = PHASE_DONE;
+}
+
+bool ovm_counting_take_builder(struct ovm_counting *c, struct ovm_builder *out)
+{
+	if (!c->kept.pid || c->phase == PHASE_ARMED || !c->stats.n_windows)
+		return false;
+	*out = c->kept;
+	c->kept = (struct ovm_builder){.fd = -1, .watch_fd = -1};
+	return true;
 }
 
 /* --- counts

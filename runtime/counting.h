@@ -52,6 +52,10 @@ bool ovm_counting_is_done(const struct ovm_counting *counting);
 /* Close the open window if there is one: the process then runs its original code. */
 void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *counting);
 
+/* The builder that stayed (opts.targets.stays), to order optimized code from; the caller closes it.
+ * False: there is none, or nothing was counted. When no window is open. */
+bool ovm_counting_take_builder(struct ovm_counting *counting, struct ovm_builder *out);
+
 /* Add the exact edges counted so far to @into (normalized afterwards). Also after the process has
  * ended. */
 void ovm_counting_profile(const struct ovm_counting *counting, struct ovm_profile *into);

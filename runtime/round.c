@@ -286,6 +286,7 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	double begin = ovm_now_ms();
 	opts.targets.no_callees =
 	    true; /* most are not hot, and to build them takes as long again */
+	opts.targets.stays = true;
 	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL);
 	while (!ovm_counting_is_done(counting) && !is_over(r) &&
 	       ovm_now_ms() - begin < (double)deadline) {
@@ -299,6 +300,7 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	r->profile = ovm_profile_new();
 	ovm_profile_merge(r->profile, ovm_sampler_profile(r->sampler));
 	ovm_counting_profile(counting, r->profile);
+	ovm_counting_take_builder(counting, &r->builder);
 	const struct ovm_counting_stats *stats = ovm_counting_stats(counting);
 	r->result.n_counted = stats->n_windows ? stats->n_regions : 0;
 	r->result.counted_ms = stats->armed_ms;
@@ -310,26 +312,37 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	ctx->msg[0] = '\0';
 }
 
-/* Build in the background; ends early if it is over. */
-static int build(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_target_opts *opts,
-		 struct ovm_built *built)
+/* Whoever built the instrumented copies knows the code already. */
+static int start_builder(struct ovm_ctx *ctx, struct ovm_round *r,
+			 const struct ovm_target_opts *opts)
 {
-	struct ovm_builder builder;
 	struct ovm_profile *profile = ovm_round_profile(r);
-	int rc = ovm_builder_start(ctx, &r->set, profile, opts, &builder);
+	int rc = OVM_E_UNAVAILABLE;
+	if (r->builder.pid)
+		rc = ovm_builder_order(ctx, &r->builder, profile, opts->gauges);
+	if (rc)
+		rc = ovm_builder_start(ctx, &r->set, profile, opts, &r->builder);
 	ovm_profile_free(profile);
+	return rc;
+}
+
+/* Build in the background; ends early if it is over. *reference: what to measure by, or empty. */
+static int build(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_target_opts *opts,
+		 struct ovm_built *built, struct ovm_built *reference)
+{
+	int rc = start_builder(ctx, r, opts);
 	if (rc)
 		return rc;
-	struct pollfd watch[2] = {{.fd = builder.watch_fd, .events = POLLIN},
+	struct pollfd watch[2] = {{.fd = r->builder.watch_fd, .events = POLLIN},
 				  {.fd = r->watch_fd, .events = POLLIN}};
 	bool over;
-	while (!(over = is_over(r)) && builder.watch_fd >= 0 && !watch[0].revents)
+	while (!(over = is_over(r)) && !watch[0].revents)
 		poll(watch, 2, OVM_RT_DRAIN_MS);
 	if (over) {
-		ovm_builder_close(&builder);
+		ovm_builder_close(&r->builder);
 		return fail_over(ctx);
 	}
-	return ovm_builder_result(ctx, &builder, &r->set, built);
+	return ovm_builder_result(ctx, &r->builder, &r->set, built, reference);
 }
 
 static void fill_result(struct ovm_round *r, uint32_t idx, const struct ovm_switch_result *switched)
@@ -379,12 +392,10 @@ static int load(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *buil
 
 /* Rule R12, second half. What goes wrong here means that nothing is known of the speed, and the
  * process keeps what it has. */
-static int measure(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_gauges *gauges)
+static int measure(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *reference)
 {
 	struct ovm_measured *out = &r->result.measured;
 	struct ovm_countmem counters = {.fd = -1};
-	struct ovm_built reference = {0};
-	struct ovm_target_opts opts = target_opts(r);
 	struct ovm_measure_opts how = {.reference = OVM_NONE,
 				       .optimized = r->final,
 				       .max_pause_ms = max_pause(r),
@@ -392,13 +403,8 @@ static int measure(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_ga
 				       .is_over = r->is_over,
 				       .arg = r->arg};
 	int rc = 0;
-	opts.gauges = gauges;
-	opts.is_reference = true;
-	if (!how.metric && gauges->v.n) {
-		rc = build(ctx, r, &opts, &reference);
-		if (rc == 0)
-			rc = load(ctx, r, &reference, &counters, &how.reference);
-	}
+	if (!how.metric && reference->modules.n)
+		rc = load(ctx, r, reference, &counters, &how.reference);
 	if (rc == 0)
 		rc = ovm_measure(ctx, &r->set, &how, out);
 	if (rc)
@@ -406,7 +412,6 @@ static int measure(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_ga
 	if (r->state && out->verdict.n_pairs)
 		ovm_state_measured(r->state, out->is_loss ? 0 : out->verdict.ratio);
 	ovm_countmem_close(&counters);
-	ovm_built_fini(&reference);
 	if (rc == 0 && out->is_loss) {
 		ovm_fail(ctx, OVM_OK,
 			 "undone: the same work took %.3f times as long (%u pairs of windows, %s "
@@ -433,21 +438,22 @@ static int optimize(struct ovm_ctx *ctx, struct ovm_round *r)
 	struct ovm_target_opts opts = target_opts(r);
 	struct ovm_countmem counters = {.fd = -1};
 	struct ovm_gauges gauges = {0};
-	struct ovm_built built = {0};
+	struct ovm_built built = {0}, reference = {0};
 	uint32_t idx;
 	if (measures(r) && !r->opts->metric && r->result.n_counted)
 		ovm_gauges_choose(r->profile, r->result.counted_ms, &r->map, &gauges);
 	opts.gauges = &gauges;
-	int rc = build(ctx, r, &opts, &built);
+	int rc = build(ctx, r, &opts, &built, &reference);
 	if (rc == 0)
 		rc = load(ctx, r, &built, &counters, &idx);
 	if (rc == 0)
 		rc = switch_to(ctx, r, idx);
 	if (rc == 0 && measures(r))
-		rc = measure(ctx, r, &gauges);
+		rc = measure(ctx, r, &reference);
 	ovm_countmem_close(&counters);
 	ovm_vec_free(&gauges.v);
 	ovm_built_fini(&built);
+	ovm_built_fini(&reference);
 	return rc;
 }
 
@@ -507,6 +513,7 @@ static int run(struct ovm_ctx *ctx, struct ovm_round *r)
 		else
 			count(ctx, r);
 		rc = is_over(r) ? fail_over(ctx) : optimize(ctx, r);
+		ovm_builder_close(&r->builder);
 	}
 	return rc;
 }
@@ -533,7 +540,7 @@ int ovm_round_copy(struct ovm_ctx *ctx, struct ovm_round *to, const struct ovm_r
 	if (to->set.v.n >= OVM_RT_MAX_GENERATIONS)
 		rc = refuse(ctx, "it has many generations of optimized code already");
 	if (rc == 0)
-		rc = build(ctx, to, &opts, &built);
+		rc = build(ctx, to, &opts, &built, NULL);
 	if (rc == 0)
 		rc = load(ctx, to, &built, &counters, &idx);
 	if (rc == 0) {
@@ -551,70 +558,6 @@ void ovm_round_end_of_root(struct ovm_round *r, const struct ovm_tracee *tracee)
 		return;
 	r->root_ended = true;
 	r->root_wstatus = tracee->wstatus;
-}
-
-void ovm_round_end_sampling(struct ovm_ctx *ctx, struct ovm_round *r)
-{
-	if (!r->sampler)
-		return;
-	ovm_sampler_stop(r->sampler);
-	ovm_sampler_drain(ctx, r->sampler, 0);
-	ovm_profile_free(r->samples);
-	r->samples = ovm_profile_new();
-	ovm_profile_merge(r->samples, ovm_sampler_profile(r->sampler));
-	if (!r->profile) {
-		r->profile = ovm_profile_new();
-		ovm_profile_merge(r->profile, r->samples);
-	}
-	ovm_sampler_close(r->sampler);
-	r->sampler = NULL;
-}
-
-struct ovm_profile *ovm_round_profile(const struct ovm_round *r)
-{
-	const struct ovm_profile *now = r->profile   ? r->profile
-					: r->sampler ? ovm_sampler_profile(r->sampler)
-						     : NULL;
-	if (!now && !r->past)
-		return NULL;
-	struct ovm_profile *sum = ovm_profile_new();
-	if (r->past)
-		ovm_profile_merge(sum, r->past);
-	if (now)
-		ovm_profile_merge(sum, now);
-	return sum;
-}
-
-static ovm_rta original(void *arg, pid_t pid, ovm_rta at)
-{
-	const struct ovm_round *r = arg;
-	(void)pid; /* its kin have the same copies */
-	return ovm_generations_original(&r->set, at);
-}
-
-int ovm_round_open_sampler(struct ovm_ctx *ctx, struct ovm_round *r, uint64_t frequency,
-			   bool no_ptrace, struct ovm_sampler **out)
-{
-	struct ovm_sampler_opts sampler = *r->sampling;
-	ovm_family kin = {0};
-	if (frequency || !sampler.frequency)
-		sampler.frequency = frequency ? frequency : OVM_RT_FREQUENCY;
-	sampler.original = original;
-	sampler.arg = r;
-	sampler.child = r->child;
-	sampler.no_ptrace = no_ptrace;
-	if (no_ptrace && sampler.force_ptrace)
-		return ovm_fail(ctx, OVM_E_UNAVAILABLE, "only ptrace is there to sample by");
-	if (r->is_running)
-		ovm_family_kin(r->root, r->pid, &kin);
-	pid_t *others = ovm_alloc_array(kin.n + 1u, sizeof(*others));
-	for (uint32_t i = 1; i < kin.n; i++) /* the first is itself */
-		others[sampler.n_others++] = kin.v[i].pid;
-	sampler.others = others;
-	int rc = ovm_sampler_open(ctx, &sampler, r->pid, r->is_running, out);
-	ovm_vec_free(&kin);
-	free(others);
-	return rc;
 }
 
 void ovm_round_forget(struct ovm_round *r)

@@ -61,6 +61,7 @@ struct ovm_round {
 	struct ovm_profile *profile; /* samples and counts, once counting is over; NULL: none */
 	struct ovm_profile *samples; /* of the last round alone */
 	struct ovm_profile *past;    /* profiles of rounds before; NULL: there were none */
+	struct ovm_builder builder;  /* at work, or staying; pid 0: none */
 	bool root_ended; /* seen while @root was stopped: if it is our child its status is taken */
 	int root_wstatus;
 	uint64_t ended_cpu_ms; /* CPU time of @pid when the last round was over */

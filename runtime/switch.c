@@ -285,6 +285,9 @@ static int make_plan(struct ovm_ctx *ctx, struct ovm_generations *set, const boo
 	ovm_patchset_touch(set->tracee, &plan->changes);
 	ovm_patchset_touch(set->tracee, &plan->hook_set);
 	plan_scan(plan);
+	uint8_t byte;
+	if (plan->hook_set.n_dropped && !ovm_mem_read(set->tracee, set->hook_jump.at, &byte, 1))
+		return ovm_fail(ctx, OVM_E_GONE, "process %d has ended", (int)set->tracee->pid);
 	if (plan->hook_set.n_dropped)
 		return ovm_fail(ctx, OVM_E_TARGET, "_dl_find_object was changed by somebody else");
 	return 0;

@@ -117,36 +117,31 @@ static void skip_counted(const struct ovm_counted *counted, const struct ovm_liv
 	}
 }
 
-static bool is_gauged(const ovm_vas *gauges, ovm_va lo)
-{
-	bool any = false;
-	for (uint32_t i = 0; i < gauges->n; i++)
-		any |= gauges->v[i].v == lo.v;
-	return any;
-}
-
 /* Mark regions that must not be copied in this process. NULL if there are none. */
 static bool *skip_list(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		       const struct ovm_target *target, const struct ovm_unwindhook *hook,
-		       const struct ovm_target_opts *opts, const ovm_vas *gauges, uint64_t bias)
+		       const struct ovm_counted *counted)
 {
 	struct ovm_regions regions = {0};
-	const struct ovm_counted *counted = opts->counted;
-	if ((hook && hook->module != target->module && !counted && !opts->is_reference) ||
-	    ovm_regions_build(ctx, target->image, &regions))
+	bool any_counted = counted && counted->v.n;
+	uint64_t before[OVM_MAX_REFUSALS];
+	if (hook && hook->module != target->module && !any_counted)
+		return NULL;
+	memcpy(before, ctx->n_refused, sizeof(before)); /* the engine counts them */
+	int rc = ovm_regions_build(ctx, target->image, &regions);
+	memcpy(ctx->n_refused, before, sizeof(before));
+	if (rc)
 		return NULL;
 	bool *skip = ovm_alloc_array(regions.v.n, sizeof(bool));
 	ovm_insns scratch = {0};
 	for (uint32_t i = 0; i < regions.v.n; i++)
 		if (hook)
 			skip[i] = hook->module == target->module &&
-				  ovm_va_in(ovm_rta_to_va(hook->function, bias), regions.v.v[i].lo,
-					    regions.v.v[i].hi);
+				  ovm_va_in(ovm_rta_to_va(hook->function, target->module->bias),
+					    regions.v.v[i].lo, regions.v.v[i].hi);
 		else
 			skip[i] = !is_leaf(dec, target->image, &regions.v.v[i], &scratch);
-	for (uint32_t i = 0; opts->is_reference && i < regions.v.n; i++)
-		skip[i] |= !is_gauged(gauges, regions.v.v[i].lo);
-	if (counted)
+	if (any_counted)
 		skip_counted(counted, target->module, &regions, skip);
 	ovm_vec_free(&scratch);
 	ovm_regions_free(&regions);
@@ -250,66 +245,164 @@ static uint64_t room_for(const struct ovm_image *image)
 	return 2 * code + OVM_RT_ROOM_EXTRA;
 }
 
-int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
-		     const struct ovm_generations *set, struct ovm_livemap *map,
-		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
-		     struct ovm_target *target)
+/* Where the overlay and its counters will be. */
+static int place(struct ovm_ctx *ctx, struct ovm_livemap *map, const struct ovm_target_opts *opts,
+		 uint32_t n_gauges, struct ovm_target *target, struct ovm_engine_opts *engine_opts)
 {
-	ctx->msg[0] = '\0';
-	target->print = ovm_module_print(set->tracee, target->module->lo);
-	int rc = open_image(ctx, target);
+	uint64_t bias = target->module->bias, room = room_for(target->image);
+	uint64_t counters_room = opts->is_counting ? whole_pages(room / OVM_RT_COUNTERS_SHARE)
+						   : whole_pages(n_gauges * sizeof(uint64_t));
+	room = whole_pages(room) + counters_room;
+	int rc = ovm_codemem_place(ctx, map, target->module, room, &target->at);
 	if (rc)
 		return rc;
-	uint64_t bias = target->module->bias, room = room_for(target->image);
-	ovm_vas gauges = {0};
-	gauges_of(target, opts->gauges, &gauges);
-	if (opts->is_reference && !gauges.n)
-		return refuse(ctx, target, "nothing to measure by");
-	uint64_t counters_room = opts->is_counting ? whole_pages(room / OVM_RT_COUNTERS_SHARE)
-						   : whole_pages(gauges.n * sizeof(uint64_t));
-	room = whole_pages(room) + counters_room;
-	rc = ovm_codemem_place(ctx, map, target->module, room, &target->at);
-	if (rc) {
-		ovm_vec_free(&gauges);
-		return rc;
-	}
-	bool *skip = skip_list(ctx, dec, target, hook, opts, &gauges, bias);
 	target->counters = ovm_rta_of(target->at.v + room - counters_room);
+	engine_opts->base = ovm_rta_to_va(target->at, bias);
+	engine_opts->counters = ovm_rta_to_va(target->counters, bias);
+	engine_opts->counters_room = counters_room;
+	return 0;
+}
+
+static struct ovm_engine_opts engine_opts_of(const struct ovm_target_opts *opts,
+					     const ovm_vas *gauges)
+{
 	uint32_t passes = opts->passes;
 	if (opts->is_reference)
 		passes &= ~(UINT32_C(1) << OVM_PASS_BLOCKS | UINT32_C(1) << OVM_PASS_ICP);
+	return (struct ovm_engine_opts){
+	    .share = 1.0,
+	    .uniform = opts->uniform,
+	    .is_live = true,
+	    .layout = ovm_passes_layout(passes, OVM_ORDER_CDSORT),
+	    .is_counting = opts->is_counting,
+	    .no_callees = opts->no_callees,
+	    .gauged_only = opts->is_reference,
+	    .gauges = gauges->v,
+	    .n_gauges = gauges->n,
+	};
+}
+
+static int is_fitting(struct ovm_ctx *ctx, const struct ovm_target *target)
+{
+	if (target->engine.overlay.size > target->counters.v - target->at.v)
+		return refuse(ctx, target, "its overlay is larger than the place for it");
+	return 0;
+}
+
+static void note_refused(const struct ovm_ctx *ctx, const uint64_t *before,
+			 struct ovm_target *target)
+{
+	for (uint32_t why = 0; why < OVM_MAX_REFUSALS; why++)
+		target->n_refused[why] = ctx->n_refused[why] - before[why];
+}
+
+static int run_first(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_engine_opts *opts, struct ovm_target *target)
+{
+	uint64_t before[OVM_MAX_REFUSALS];
+	memcpy(before, ctx->n_refused, sizeof(before));
+	ovm_engine_fini(&target->engine);
+	int rc = ovm_engine_run(ctx, dec, target->image, target->profile, opts, &target->engine);
+	note_refused(ctx, before, target);
+	return rc;
+}
+
+/* What was refused before is so still, but is not counted by the engine again; all that was too
+ * cold is looked at anew. */
+static int run_again(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_engine_opts *opts, struct ovm_target *target)
+{
+	uint64_t before[OVM_MAX_REFUSALS];
+	memcpy(before, ctx->n_refused, sizeof(before));
+	int rc = ovm_engine_again(ctx, dec, target->profile, opts, &target->engine);
+	for (uint32_t why = 0; why < OVM_MAX_REFUSALS; why++)
+		if (why != OVM_REFUSE_NOT_HOT && why != OVM_REFUSE_NO_PROFILE)
+			ctx->n_refused[why] += target->n_refused[why];
+	note_refused(ctx, before, target);
+	return rc;
+}
+
+static int run_engine(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		      const struct ovm_generations *set, struct ovm_engine_opts *opts,
+		      struct ovm_target *target)
+{
+	int rc = OVM_REFUSED;
 	for (unsigned attempt = 0; attempt < 2; attempt++) {
-		struct ovm_engine_opts engine_opts = {
-		    .share = 1.0,
-		    .uniform = opts->uniform,
-		    .is_live = true,
-		    .skip_region = skip,
-		    .layout = ovm_passes_layout(passes, OVM_ORDER_CDSORT),
-		    .base = ovm_rta_to_va(target->at, bias),
-		    .is_counting = opts->is_counting,
-		    .no_callees = opts->no_callees,
-		    .gauges = gauges.v,
-		    .n_gauges = gauges.n,
-		    .counters = ovm_rta_to_va(target->counters, bias),
-		    .counters_room = counters_room,
-		};
-		ovm_engine_fini(&target->engine);
-		rc = ovm_engine_run(ctx, dec, target->image, target->profile, &engine_opts,
-				    &target->engine);
-		uint32_t changed = rc ? 0 : find_changed(set, target, &skip);
+		if (target->engine.regions.v.n && attempt == 0) {
+			rc = run_again(ctx, dec, opts, target);
+		} else {
+			opts->skip_region = target->skip;
+			rc = run_first(ctx, dec, opts, target);
+		}
+		uint32_t changed = rc ? 0 : find_changed(set, target, &target->skip);
 		if (!changed)
 			break;
 		ovm_log(OVM_LOG_INFO, "%s: %u regions differ from the file", target->module->path,
 			changed);
 		rc = refuse(ctx, target, ovm_refusal_text(OVM_REFUSE_CHANGED));
 	}
-	free(skip);
-	ovm_vec_free(&gauges);
 	if (rc == OVM_REFUSED && !ctx->msg[0])
 		refuse(ctx, target, "nothing to copy");
-	if (rc == 0 && target->engine.overlay.size > room - counters_room)
-		rc = refuse(ctx, target, "its overlay is larger than the place for it");
+	return rc ? rc : is_fitting(ctx, target);
+}
+
+int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		     const struct ovm_generations *set, struct ovm_livemap *map,
+		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
+		     struct ovm_target *target)
+{
+	ovm_vas gauges = {0};
+	ctx->msg[0] = '\0';
+	target->print = ovm_module_print(set->tracee, target->module->lo);
+	bool is_known = target->image != NULL;
+	int rc = is_known ? 0 : open_image(ctx, target);
+	if (rc)
+		return rc;
+	gauges_of(target, opts->gauges, &gauges);
+	struct ovm_engine_opts engine_opts = engine_opts_of(opts, &gauges);
+	rc = place(ctx, map, opts, gauges.n, target, &engine_opts);
+	if (rc == 0 && !is_known)
+		target->skip = skip_list(ctx, dec, target, hook, opts->counted);
+	if (rc == 0)
+		rc = run_engine(ctx, dec, set, &engine_opts, target);
+	ovm_vec_free(&gauges);
 	return rc;
+}
+
+int ovm_target_build_reference(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			       struct ovm_livemap *map, const struct ovm_target_opts *opts,
+			       struct ovm_target *target)
+{
+	ovm_vas gauges = {0};
+	ctx->msg[0] = '\0';
+	gauges_of(target, opts->gauges, &gauges);
+	if (!gauges.n)
+		return refuse(ctx, target, "nothing to measure by");
+	struct ovm_engine_opts engine_opts = engine_opts_of(opts, &gauges);
+	int rc = place(ctx, map, opts, gauges.n, target, &engine_opts);
+	if (rc == 0)
+		rc = run_again(ctx, dec, &engine_opts, target);
+	if (rc == OVM_REFUSED && !ctx->msg[0])
+		refuse(ctx, target, "nothing to copy");
+	ovm_vec_free(&gauges);
+	return rc ? rc : is_fitting(ctx, target);
+}
+
+bool ovm_target_inherit(struct ovm_target *to, struct ovm_target *from)
+{
+	if (!from->image || to->image || to->module->lo.v != from->module->lo.v ||
+	    to->module->bias != from->module->bias || to->module->inode != from->module->inode ||
+	    strcmp(to->module->path, from->module->path) != 0 ||
+	    strcmp(to->profile->id, from->image->id) != 0)
+		return false;
+	to->image = from->image;
+	to->engine = from->engine;
+	to->skip = from->skip;
+	memcpy(to->n_refused, from->n_refused, sizeof(to->n_refused));
+	from->image = NULL;
+	from->engine = (struct ovm_engine){0};
+	from->skip = NULL;
+	return true;
 }
 
 static bool is_unmapped(const struct ovm_livemap *map, ovm_rta lo, uint64_t size)
@@ -376,4 +469,6 @@ void ovm_target_fini(struct ovm_target *target)
 	ovm_engine_fini(&target->engine);
 	ovm_image_close(target->image);
 	target->image = NULL;
+	free(target->skip);
+	target->skip = NULL;
 }

@@ -39,6 +39,8 @@ struct ovm_target_opts {
 	    *counted; /* is_counting: leave out what these already count; or NULL */
 	const struct ovm_gauges *gauges; /* NULL: none */
 	bool is_reference; /* with gauges: copy only their regions, in the original order */
+	bool stays; /* the builder does not end when it is done, but keeps what it knows for another
+		       order (ovm_builder_order) */
 	const struct ovm_built *like; /* take these overlays, built for another process of the same
 					 image; NULL: build. Borrowed */
 };
@@ -52,6 +54,8 @@ struct ovm_target {
 	ovm_rta at;	  /* where the overlay will be */
 	ovm_rta counters; /* is_counting or gauges: where its counters will be */
 	uint64_t print;	  /* of the module when it was looked at (presence.h) */
+	bool *skip;	  /* [engine.regions.n]: must not be copied in this process; NULL: none */
+	uint64_t n_refused[OVM_MAX_REFUSALS]; /* of its regions, by the engine */
 };
 typedef OVM_VEC(struct ovm_target) ovm_targets;
 
@@ -70,6 +74,17 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		     const struct ovm_generations *set, struct ovm_livemap *map,
 		     const struct ovm_unwindhook *hook, const struct ovm_target_opts *opts,
 		     struct ovm_target *target);
+
+/* @from was built for the same process before, when less was known; @to is chosen from a newer
+ * profile. What @from knows of the file is @to's now, and ovm_target_build goes on from there.
+ * False: it is another module; nothing is done. */
+bool ovm_target_inherit(struct ovm_target *to, struct ovm_target *from);
+
+/* From a target just built with gauges: the same code in its original order (opts->is_reference),
+ * at another place. @target's overlay is given up. Fails as ovm_target_build. */
+int ovm_target_build_reference(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			       struct ovm_livemap *map, const struct ovm_target_opts *opts,
+			       struct ovm_target *target);
 void ovm_target_fini(struct ovm_target *target);
 
 struct ovm_built_module;

@@ -126,13 +126,14 @@ static uint32_t load(struct fixture *f, struct way way, struct ovm_countmem *cou
 	struct ovm_built built;
 	uint32_t idx = OVM_NONE;
 	check(f, ovm_builder_start(&f->ctx, &f->set, profile, &opts, &builder));
-	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &built));
+	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &built, NULL));
 	ovm_profile_free(profile);
 	if (!built.modules.n)
 		print_message("nothing built: %s\n", built.why_not);
 	assert_int_equal(built.modules.n, 1);
 	if (way.is_counting)
-		check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&built), getpid(), counters));
+		check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&built), getpid(),
+					   counters));
 	check(f, ovm_generation_load(&f->ctx, &f->set, &built, way.is_counting ? counters : NULL,
 				     &idx));
 	assert_int_equal(built.modules.n, 0);
@@ -342,10 +343,11 @@ static void test_no_counters(void **state)
 	begin(&s);
 	struct ovm_profile *profile = make_profile(&s.f, 0);
 	check(&s.f, ovm_builder_start(&s.f.ctx, &s.f.set, profile, &opts, &builder));
-	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built));
+	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built, NULL));
 	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, NULL, &idx),
 			 OVM_E_INTERNAL);
-	check(&s.f, ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
+	check(&s.f,
+	      ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
 	struct ovm_countmem closed = s.counters;
 	snprintf(closed.path, sizeof(closed.path), "/proc/%d/fd/9999", (int)getpid()); /* none */
 	/* told by the message: not because nobody came to run the call in time */
@@ -356,6 +358,135 @@ static void test_no_counters(void **state)
 	ovm_built_fini(&built);
 	ovm_profile_free(profile);
 	assert_true(text_is_original(&s.f));
+	end(&s);
+}
+
+/* --- a builder that stays
+ * --------------------------------------------------------------------------------------------------
+ */
+
+/* Samples in mix, which is a leaf, alone. */
+static struct ovm_profile *mix_only(struct fixture *f, ovm_va *entry)
+{
+	struct ovm_image *image = NULL;
+	struct ovm_profile *profile = make_profile(f, 0);
+	check(f, ovm_image_open(&f->ctx, f->exe->path, &image));
+	for (uint32_t i = 0; i < image->symbols.n; i++)
+		if (strcmp(image->symbols.v[i].name, "mix") == 0)
+			*entry = image->symbols.v[i].va;
+	profile->modules.v[0].samples.v[0] = (struct ovm_prof_sample){*entry, 1000};
+	profile->modules.v[0].samples.n = 1;
+	profile->n_samples = 1000;
+	ovm_image_close(image);
+	return profile;
+}
+
+static void assert_same_code(const struct ovm_built *a, const struct ovm_built *b)
+{
+	assert_int_equal(a->modules.n, 1);
+	assert_int_equal(b->modules.n, 1);
+	const struct ovm_overlay *x = &a->modules.v[0].overlay, *y = &b->modules.v[0].overlay;
+	assert_int_equal(x->n_regions, y->n_regions);
+	assert_int_equal(x->n_blocks, y->n_blocks);
+	assert_int_equal(x->patches.n, y->patches.n);
+	for (uint32_t i = 0; i < x->patches.n; i++)
+		assert_int_equal(x->patches.v[i].at.v, y->patches.v[i].at.v);
+	for (uint32_t why = 0; why < OVM_MAX_REFUSALS; why++)
+		if (a->n_refused[why] != b->n_refused[why])
+			fail_msg("%s: %llu, %llu", ovm_refusal_id((enum ovm_refusal)why),
+				 (unsigned long long)a->n_refused[why],
+				 (unsigned long long)b->n_refused[why]);
+}
+
+/* It is given a function to count in, then more is known: what it optimizes is what another one
+ * does that knows all from the beginning. */
+static void test_order(void **state)
+{
+	(void)state;
+	struct scene s;
+	struct ovm_builder builder, other;
+	struct ovm_built counting, built, reference, expected, expected_reference;
+	struct ovm_countmem plain = {.fd = -1}, gauged = {.fd = -1};
+	struct ovm_gauges gauges = {0};
+	struct ovm_target_opts opts = {
+	    .min_samples = 1, .is_counting = true, .no_callees = true, .stays = true};
+	uint32_t idx[3];
+	ovm_va entry = {0};
+	begin(&s);
+	struct fixture *f = &s.f;
+	struct ovm_profile *few = mix_only(f, &entry), *all = make_profile(f, 4);
+	ovm_vec_push(&gauges.v, ((struct ovm_gauge){f->exe, entry}));
+
+	check(f, ovm_builder_start(&f->ctx, &f->set, few, &opts, &builder));
+	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &counting, &reference));
+	assert_int_equal(counting.modules.n, 1);
+	assert_int_equal(counting.modules.v[0].overlay.n_regions, 1);
+	assert_true(counting.is_passing);
+	assert_int_equal(reference.modules.n, 0);
+	assert_true(builder.pid != 0);
+	check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&counting), getpid(),
+				   &s.counters));
+	check(f, ovm_generation_load(&f->ctx, &f->set, &counting, &s.counters, &idx[0]));
+	switch_to(f, (const bool[]){true});
+	assert_true(live_progress(s.shared, 2));
+	assert_true(counted(&s.counters) > 0);
+	switch_to(f, (const bool[]){false});
+
+	check(f, ovm_builder_order(&f->ctx, &builder, all, &gauges));
+	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &built, &reference));
+	assert_int_equal(builder.pid, 0);
+	opts = (struct ovm_target_opts){.min_samples = 1, .gauges = &gauges};
+	check(f, ovm_builder_start(&f->ctx, &f->set, all, &opts, &other));
+	check(f, ovm_builder_result(&f->ctx, &other, &f->set, &expected, &expected_reference));
+	assert_same_code(&built, &expected);
+	assert_same_code(&reference, &expected_reference);
+	assert_false(built.is_passing);
+	assert_true(reference.is_passing);
+
+	check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&built), getpid(), &gauged));
+	check(f, ovm_countmem_open(&f->ctx, ovm_built_counter_bytes(&reference), getpid(), &plain));
+	check(f, ovm_generation_load(&f->ctx, &f->set, &built, &gauged, &idx[1]));
+	check(f, ovm_generation_load(&f->ctx, &f->set, &reference, &plain, &idx[2]));
+	switch_to(f, (const bool[]){false, true, false});
+	assert_true(live_progress(s.shared, 2));
+	assert_true(counted(&gauged) > 0);
+	assert_int_equal(counted(&plain), 0);
+	switch_to(f, (const bool[]){false, false, true});
+	assert_true(live_progress(s.shared, 2));
+	assert_true(counted(&plain) > 0);
+	switch_to(f, (const bool[]){false, false, false});
+	assert_true(text_is_original(f));
+	ovm_built_fini(&expected);
+	ovm_built_fini(&expected_reference);
+	ovm_profile_free(few);
+	ovm_profile_free(all);
+	ovm_vec_free(&gauges.v);
+	end(&s);
+	ovm_countmem_close(&plain);
+	ovm_countmem_close(&gauged);
+}
+
+/* One that has ended takes no orders; its end is not waited for twice. */
+static void test_no_order(void **state)
+{
+	(void)state;
+	struct scene s;
+	struct ovm_builder builder;
+	struct ovm_built built;
+	struct ovm_gauges gauges = {0};
+	const struct ovm_target_opts opts = {.min_samples = 1, .is_counting = true, .stays = true};
+	begin(&s);
+	struct ovm_profile *profile = make_profile(&s.f, 0);
+	check(&s.f, ovm_builder_start(&s.f.ctx, &s.f.set, profile, &opts, &builder));
+	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built, NULL));
+	ovm_built_fini(&built);
+	kill(builder.pid, SIGKILL);
+	siginfo_t info;
+	assert_int_equal(waitid(P_PID, (id_t)builder.pid, &info, WEXITED | WNOWAIT), 0);
+	assert_int_equal(ovm_builder_order(&s.f.ctx, &builder, profile, &gauges),
+			 OVM_E_UNAVAILABLE);
+	assert_int_equal(builder.pid, 0);
+	ovm_profile_free(profile);
 	end(&s);
 }
 
@@ -384,6 +515,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_countmem), cmocka_unit_test(test_rounds),
 	    cmocka_unit_test(test_exits),    cmocka_unit_test(test_forks),
 	    cmocka_unit_test(test_unpatch),  cmocka_unit_test(test_no_counters),
+	    cmocka_unit_test(test_order),    cmocka_unit_test(test_no_order),
 	};
 	ovm_log_setup(getenv("OVM_LOG"));
 	program = argc > 1 ? argv[1] : NULL;
