@@ -32,10 +32,11 @@
  * counts as if pointers led to it too. Second copies of a block count what falls into them.
  */
 #include "rewriter/dynostats.h"
+#include "rewriter/dyno_units.h"
 
 #include <stdlib.h>
 
-enum { LINE_SHIFT = 6, PAGE_SHIFT = 12, HOT_PARTS = 100 }; /* hot: all but 1/HOT_PARTS */
+enum { LINE_SHIFT = 6, PAGE_SHIFT = 12 };
 
 static const char *const names[OVM_N_DYNO_ROWS] = {
 #define ROW(id, name) name,
@@ -62,70 +63,12 @@ static uint64_t less(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-/* --- lines and pages --------------------------------------------------------------------- */
-
-struct unit {		 /* a line or a page */
-	uint64_t at;	 /* address >> shift */
-	uint64_t weight; /* executed instructions that begin in it */
-};
-typedef OVM_VEC(struct unit) units;
-
-static void touch_unit(units *list, uint64_t at, uint64_t weight)
-{
-	if (list->n && list->v[list->n - 1].at == at)
-		list->v[list->n - 1].weight = add(list->v[list->n - 1].weight, weight);
-	else
-		ovm_vec_push(list, (struct unit){at, weight});
-}
-
-static int by_place(const void *pa, const void *pb)
-{
-	const struct unit *a = pa, *b = pb;
-	return a->at < b->at ? -1 : a->at > b->at;
-}
-
-static int by_weight(const void *pa, const void *pb)
-{
-	const struct unit *a = pa, *b = pb;
-	return a->weight > b->weight ? -1 : a->weight < b->weight;
-}
-
-static void unite(units *list)
-{
-	uint32_t n = 0;
-	if (list->n)
-		qsort(list->v, list->n, sizeof(*list->v), by_place);
-	for (uint32_t i = 0; i < list->n; i++) {
-		if (n && list->v[n - 1].at == list->v[i].at)
-			list->v[n - 1].weight = add(list->v[n - 1].weight, list->v[i].weight);
-		else
-			list->v[n++] = list->v[i];
-	}
-	list->n = n;
-}
-
-/* How many there are, and how few hold all but 1/HOT_PARTS of the weight. Frees @list. */
-static void measure(units *list, uint64_t *all, uint64_t *hot)
-{
-	double total = 0, seen = 0;
-	unite(list);
-	*all = list->n;
-	*hot = 0;
-	if (list->n)
-		qsort(list->v, list->n, sizeof(*list->v), by_weight);
-	for (uint32_t i = 0; i < list->n; i++)
-		total += (double)list->v[i].weight;
-	for (uint32_t i = 0; i < list->n && seen < total - total / HOT_PARTS; i++, ++*hot)
-		seen += (double)list->v[i].weight;
-	ovm_vec_free(list);
-}
-
 /* --- one side ---------------------------------------------------------------------------- */
 
 struct side {
 	const struct ovm_program *all;
 	uint64_t *rows;
-	units lines, pages;
+	ovm_dyno_units lines, pages;
 };
 
 static void count_row(struct side *side, enum ovm_dyno_row row, uint64_t n)
@@ -136,12 +79,12 @@ static void count_row(struct side *side, enum ovm_dyno_row row, uint64_t n)
 static void touch(struct side *side, ovm_va va, unsigned len, uint64_t n)
 {
 	uint64_t last = va.v + len - 1;
-	touch_unit(&side->lines, va.v >> LINE_SHIFT, n);
-	touch_unit(&side->pages, va.v >> PAGE_SHIFT, n);
+	ovm_dyno_touch(&side->lines, va.v >> LINE_SHIFT, n);
+	ovm_dyno_touch(&side->pages, va.v >> PAGE_SHIFT, n);
 	if (last >> LINE_SHIFT != va.v >> LINE_SHIFT)
-		touch_unit(&side->lines, last >> LINE_SHIFT, 0);
+		ovm_dyno_touch(&side->lines, last >> LINE_SHIFT, 0);
 	if (last >> PAGE_SHIFT != va.v >> PAGE_SHIFT)
-		touch_unit(&side->pages, last >> PAGE_SHIFT, 0);
+		ovm_dyno_touch(&side->pages, last >> PAGE_SHIFT, 0);
 }
 
 /* An instruction of @block, which is part of @cfg, that ran @n times and, if it is a conditional
@@ -277,8 +220,8 @@ static void finish(struct side *side)
 	rows[OVM_DYNO_COND_NOT_TAKEN] = less(rows[OVM_DYNO_COND], rows[OVM_DYNO_COND_TAKEN]);
 	rows[OVM_DYNO_TAKEN] = add(rows[OVM_DYNO_COND_TAKEN], rows[OVM_DYNO_UNCOND]);
 	rows[OVM_DYNO_BRANCHES] = add(rows[OVM_DYNO_COND], rows[OVM_DYNO_UNCOND]);
-	measure(&side->lines, &rows[OVM_DYNO_LINES], &rows[OVM_DYNO_HOT_LINES]);
-	measure(&side->pages, &rows[OVM_DYNO_PAGES], &rows[OVM_DYNO_HOT_PAGES]);
+	ovm_dyno_measure(&side->lines, &rows[OVM_DYNO_LINES], &rows[OVM_DYNO_HOT_LINES]);
+	ovm_dyno_measure(&side->pages, &rows[OVM_DYNO_PAGES], &rows[OVM_DYNO_HOT_PAGES]);
 }
 
 /* PLT stubs are counted with the calls that go through them. */
