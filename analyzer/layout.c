@@ -11,6 +11,7 @@
  */
 #include "analyzer/layout.h"
 #include "analyzer/exttsp.h"
+#include "analyzer/tails.h"
 #include "analyzer/tunables.h"
 #include "analyzer/worth.h"
 #include "base/parallel.h"
@@ -335,6 +336,8 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		if (is_worth[order[i]])
 			push_slots(&layout, program->cfgs.v[order[i]], order[i], &groups[order[i]],
 				   groups[order[i]].n_hot, groups[order[i]].n);
+	if (opts->tails && !opts->keep_block_order)
+		ovm_tails_add(program, &layout);
 	for (uint32_t i = 0; i < n; i++)
 		free(groups[i].order);
 	free(is_worth);

@@ -8,8 +8,8 @@
  *   order.c   order of groups by call-graph clustering (CDSort, HFSort)
  *
  * A slot is one copy of one block. A flat list lets later passes interleave regions or duplicate
- * blocks without changing the rewriter: a block may appear in several slots; its first slot is
- * where direct edges from elsewhere go.
+ * blocks without changing the rewriter: a block may appear in several slots; its first slot that is
+ * no second copy is where direct edges from elsewhere go.
  */
 #include "analyzer/promote.h"
 
@@ -18,6 +18,8 @@ struct ovm_slot {
 	uint16_t
 	    align; /* power of two; pad so that the slot starts aligned, at most max_pad bytes */
 	uint16_t max_pad;
+	uint64_t second; /* 0: the copy of the block; else one of its other copies, that runs so
+			    often (tails.h) */
 	uint32_t stub; /* 0: a copy of the block; else 1 + a cfg edge out of it: only the counter of
 			  that edge stands here */
 	uint32_t call; /* else 1 + an indirect call in it: only the thunk that counts its targets
@@ -63,6 +65,7 @@ uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how
 /* The whole layout: blocks, regions, hot part, cold part. */
 struct ovm_layout_opts {
 	enum ovm_order order;
+	bool tails;	       /* second copies of short ends of paths (tails.h) */
 	bool promote;	       /* compare in place of indirect calls (promote.h) */
 	bool take_all;	       /* also what is not worth copying */
 	bool keep_block_order; /* pure copy: original order inside each group */

@@ -1,4 +1,5 @@
 /* One line a group, in layout order:   0x401230: bb0 bb2 bb1 | cold: bb3
+ * A second copy of a block (tails.h) is bb1'.
  * One line a promoted call:            promoted: 0x401250 -> 0x401400, 900 of 1000 */
 #include "analyzer/layout.h"
 
@@ -8,7 +9,8 @@ static void print_run(const struct ovm_layout *layout, uint32_t *i, uint32_t end
 		      FILE *to)
 {
 	for (; *i < end && layout->slots.v[*i].cfg == cfg; ++*i)
-		fprintf(to, " bb%u", layout->slots.v[*i].block);
+		fprintf(to, " bb%u%s", layout->slots.v[*i].block,
+			layout->slots.v[*i].second ? "'" : "");
 }
 
 static void print_group(const struct ovm_program *program, const struct ovm_layout *layout,

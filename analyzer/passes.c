@@ -24,6 +24,7 @@ struct ovm_layout_opts ovm_passes_layout(uint32_t set, enum ovm_order order)
 {
 	return (struct ovm_layout_opts){
 	    .order = has(set, OVM_PASS_REGIONS) ? order : OVM_ORDER_ORIGINAL,
+	    .tails = has(set, OVM_PASS_TAILS),
 	    .promote = has(set, OVM_PASS_ICP),
 	    .take_all = !has(set, OVM_PASS_WORTH),
 	    .keep_block_order = !has(set, OVM_PASS_BLOCKS),

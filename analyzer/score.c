@@ -57,7 +57,8 @@ static void standing_init(struct standing *s, const struct ovm_program *program,
 	for (uint32_t i = layout->slots.n; i-- > 0;) {
 		const struct ovm_slot *slot = &layout->slots.v[i];
 
-		s->slots[s->first[slot->cfg] + slot->block] = i;
+		if (!slot->second)
+			s->slots[s->first[slot->cfg] + slot->block] = i;
 	}
 }
 

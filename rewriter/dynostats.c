@@ -29,7 +29,9 @@
  * Limits: counts are only as good as the profile; inferred counts of caller and callee do not agree
  * with each other, so entries by a jump are counted only where counts are exact. Code whose graph
  * could not be made is left out on both sides. A copy whose original entry has no room for a jump
- * counts as if pointers led to it too. Second copies of a block count what falls into them.
+ * counts as if pointers led to it too. Second copies of a block count what falls into them, the
+ * first one what is left; each is taken to go on as often to either side as the block does, although
+ * those who come by one way may go on otherwise than those who come by another.
  */
 #include "rewriter/dynostats.h"
 #include "rewriter/dyno_units.h"
@@ -93,11 +95,21 @@ struct run {
 	const struct ovm_cfg *cfg;
 	const struct ovm_block *block;
 	uint64_t n, taken;
+	bool is_part; /* there are other copies of the block */
 };
 
 static const struct ovm_insn *last_of(const struct run *run)
 {
 	return &run->cfg->insns[run->block->first_insn + run->block->n_insns - 1];
+}
+
+/* Executions of @edge in this run of its block: of many copies each one's part. */
+static uint64_t part_of(const struct run *run, const struct ovm_edge *edge)
+{
+	uint64_t n = edge->count;
+	if (run->is_part && run->block->count)
+		n = (uint64_t)((double)n * (double)run->n / (double)run->block->count);
+	return n < run->n ? n : run->n;
 }
 
 /* Executions of the edge of @kind out of the block. */
@@ -106,7 +118,7 @@ static uint64_t edge_count(const struct run *run, enum ovm_edge_kind kind)
 	const struct ovm_edge *edges = &run->cfg->edges[run->block->first_edge];
 	for (uint32_t e = 0; e < run->block->n_edges; e++)
 		if (edges[e].kind == (uint8_t)kind)
-			return edges[e].count < run->n ? edges[e].count : run->n;
+			return part_of(run, &edges[e]);
 	return 0;
 }
 
@@ -205,7 +217,7 @@ static void count_insn(struct side *side, const struct ovm_insn *insn, const str
 static void count_original(struct side *side, const struct ovm_cfg *cfg, uint32_t bb, uint64_t n)
 {
 	const struct ovm_block *block = &cfg->blocks[bb];
-	struct run run = {cfg, block, n, 0};
+	struct run run = {cfg, block, n, 0, false};
 	run.taken = edge_count(&run, OVM_EDGE_TAKEN);
 	for (uint32_t k = block->first_insn; k < block->first_insn + block->n_insns; k++)
 		count_insn(side, &cfg->insns[k], &run, false);
@@ -244,6 +256,7 @@ struct copies {
 	const struct ovm_overlay *overlay;
 	uint32_t *first;   /* [cfgs.n]: where the cfg's blocks start in what follows */
 	bool *is_copied;   /* [blocks] */
+	uint64_t *seconds; /* [blocks]: how often second copies run */
 	uint64_t *skipped; /* [blocks]: how often a block that is only a jump was jumped over */
 	OVM_VEC(struct promoted) promoted; /* ascending at */
 	uint64_t *into; /* [map.v.n]: how often copies call, jump or run into this one */
@@ -326,10 +339,15 @@ static void copies_init(struct copies *c, const struct ovm_layout *layout)
 		n += program->cfgs.v[i] ? program->cfgs.v[i]->n_blocks : 0;
 	}
 	c->is_copied = ovm_alloc_array(n ? n : 1, sizeof(*c->is_copied));
+	c->seconds = ovm_alloc_array(n ? n : 1, sizeof(*c->seconds));
 	c->skipped = ovm_alloc_array(n ? n : 1, sizeof(*c->skipped));
 	c->into = ovm_alloc_array(m ? m : 1, sizeof(*c->into));
-	for (uint32_t i = 0; i < layout->slots.n; i++)
-		c->is_copied[c->first[layout->slots.v[i].cfg] + layout->slots.v[i].block] = true;
+	for (uint32_t i = 0; i < layout->slots.n; i++) {
+		const struct ovm_slot *slot = &layout->slots.v[i];
+		uint32_t idx = c->first[slot->cfg] + slot->block;
+		c->is_copied[idx] = true;
+		c->seconds[idx] = add(c->seconds[idx], slot->second);
+	}
 	for (uint32_t i = 0; i < program->cfgs.n; i++)
 		if (program->cfgs.v[i])
 			find_skipped(c, program->cfgs.v[i], c->first[i]);
@@ -340,23 +358,25 @@ static void copies_fini(struct copies *c)
 {
 	free(c->first);
 	free(c->is_copied);
+	free(c->seconds);
 	free(c->skipped);
 	free(c->into);
 	ovm_vec_free(&c->promoted);
 }
 
 /* The copied block of @entry begins here: it runs as often as the original, but for what is jumped
- * over. What the piece before runs into it is @flow. */
+ * over and for what its second copies do. What the piece before runs into it is @flow. */
 static void begin_block(struct copies *c, const struct ovm_map_entry *entry,
 			const struct ovm_cfg *cfg, uint32_t bb)
 {
 	const struct ovm_block *block = &cfg->blocks[bb];
-	uint64_t n = block->count;
+	uint64_t seconds = c->seconds[index_at(c, block->lo)];
+	uint64_t n = less(block->count, seconds);
 	if (is_only_jump(cfg, block))
 		n = add(less(n, c->skipped[index_at(c, block->lo)]), c->flow);
 	if (entry->flags & OVM_MAP_DUPLICATE)
 		n = c->flow;
-	c->run = (struct run){cfg, block, n, 0};
+	c->run = (struct run){cfg, block, n, 0, seconds > 0};
 }
 
 /* Look up the block of a copied instruction, if it is not the one at hand. */

@@ -305,7 +305,7 @@ static void index_slots(struct ovm_emit_plan *plan)
 		const struct ovm_slot *slot = &plan->layout->slots.v[i];
 		OVM_ASSERT(slot->cfg < program->cfgs.n && program->cfgs.v[slot->cfg] &&
 			   slot->block < program->cfgs.v[slot->cfg]->n_blocks);
-		if (ovm_slot_is_block(slot))
+		if (ovm_slot_is_block(slot) && !slot->second)
 			plan->slot_of[plan->cfg_base[slot->cfg] + slot->block] = i;
 	}
 }

@@ -226,6 +226,29 @@ static void duplicate(void **state)
 	fini(&f);
 }
 
+/* A second copy may stand before the first: branches, threads and patches go to the first. */
+static void second(void **state)
+{
+	struct fixture f;
+	(void)state;
+	init(&f);
+	mini_slot(&f.m, 0, 2, 1);
+	mini_slot(&f.m, 0, 3, 1);
+	f.m.layout.slots.v[1].second = 7;
+	mini_slot(&f.m, 1, 2, 1);
+	mini_slot(&f.m, 0, 3, 1);
+	mini_slot(&f.m, 1, 3, 1);
+	assert_int_equal(build(&f, BASE), 0);
+	expect_code(&f, "0 xorl %eax, %eax\n"
+			"2 d retq\n"
+			"3 decl %ecx\n"
+			"5 jmp 0x40101c\n"
+			"a retq\n"
+			"b jmp 0x50000a\n");
+	assert_int_equal(ovm_map_old(&f.overlay.map, mini_va(&f.m, mini_f3))->off, 0xa);
+	fini(&f);
+}
+
 /* Padding: int3 where nothing runs through, nops where something does. */
 static void padding(void **state)
 {
@@ -345,17 +368,12 @@ static void patches(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(empty),
-	    cmocka_unit_test(pure_copy),
-	    cmocka_unit_test(inverted),
-	    cmocka_unit_test(lone_branch),
-	    cmocka_unit_test(jcxz_stub),
-	    cmocka_unit_test(duplicate),
-	    cmocka_unit_test(padding),
-	    cmocka_unit_test(table_copy),
-	    cmocka_unit_test(table_without_jump),
-	    cmocka_unit_test(out_of_range),
-	    cmocka_unit_test(patches),
+	    cmocka_unit_test(empty),	    cmocka_unit_test(pure_copy),
+	    cmocka_unit_test(inverted),	    cmocka_unit_test(lone_branch),
+	    cmocka_unit_test(jcxz_stub),    cmocka_unit_test(duplicate),
+	    cmocka_unit_test(second),	    cmocka_unit_test(padding),
+	    cmocka_unit_test(table_copy),   cmocka_unit_test(table_without_jump),
+	    cmocka_unit_test(out_of_range), cmocka_unit_test(patches),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
