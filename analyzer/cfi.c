@@ -221,9 +221,12 @@ static uint64_t hash_row(const struct ovm_cfi_row *row)
 	return XXH3_64bits(word, n * sizeof(word[0]));
 }
 
+/* A table with room for a row more. */
 static void grow_hash(struct ovm_cfi *cfi)
 {
-	uint32_t size = cfi->row_hash_size ? cfi->row_hash_size * 2 : 256;
+	uint32_t size = cfi->row_hash_size ? cfi->row_hash_size : 256;
+	while (cfi->rows.n >= size / 2)
+		size *= 2;
 	free(cfi->row_hash);
 	cfi->row_hash = ovm_alloc_array(size, sizeof(uint32_t));
 	cfi->row_hash_size = size;
@@ -241,9 +244,7 @@ void ovm_cfi_copy_rows(struct ovm_cfi *to, const struct ovm_cfi *from)
 	if (from->rows.n)
 		memcpy(to->rows.v, from->rows.v, from->rows.n * sizeof(*to->rows.v));
 	to->rows.n = from->rows.n;
-	do
-		grow_hash(to);
-	while (to->rows.n >= to->row_hash_size / 2);
+	grow_hash(to);
 }
 
 uint32_t ovm_cfi_intern(struct ovm_cfi *cfi, const struct ovm_cfi_row *row)

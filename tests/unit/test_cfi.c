@@ -272,6 +272,29 @@ static void test_leb(void **state)
 	assert_false(ovm_cfi_sleb(&p, least, &s));
 }
 
+static void test_copy_rows(void **state)
+{
+	static const uint32_t sizes[] = {0, 1, 127, 128, 129, 257, 5000};
+	(void)state;
+	for (unsigned k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+		struct ovm_cfi from, to;
+		struct ovm_cfi_row row = {.cfa_reg = 7};
+		ovm_cfi_init(&from);
+		ovm_cfi_init(&to);
+		for (uint32_t i = 0; i < sizes[k]; i++, row.cfa_off += 8)
+			assert_int_equal(ovm_cfi_intern(&from, &row), i);
+		ovm_cfi_copy_rows(&to, &from);
+		assert_int_equal(ovm_cfi_intern(&to, &row), sizes[k]); /* a new one */
+		for (uint32_t i = sizes[k]; i-- > 0;) {
+			row.cfa_off -= 8;
+			assert_int_equal(ovm_cfi_intern(&to, &row), i);
+		}
+		assert_int_equal(from.rows.n, sizes[k]);
+		ovm_cfi_fini(&from);
+		ovm_cfi_fini(&to);
+	}
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -279,7 +302,7 @@ int main(void)
 	    TEST(test_empty),	 TEST(test_prologue),	TEST(test_spans_collapse),
 	    TEST(test_remember), TEST(test_every_rule), TEST(test_advances),
 	    TEST(test_refused),	 TEST(test_first_row),	TEST(test_intern_many),
-	    TEST(test_encoded),	 TEST(test_leb),
+	    TEST(test_encoded),	 TEST(test_leb),	TEST(test_copy_rows),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
