@@ -11,12 +11,12 @@
  */
 #define OVM_LOG_DOMAIN "engine"
 #include "rewriter/engine.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/parallel.h"
 #include "rewriter/check.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 enum {
 	MAX_ROUNDS = 64,
@@ -26,16 +26,13 @@ enum {
 };
 
 struct stopwatch {
-	struct timespec last;
+	double last_ms;
 };
 
 static double lap_ms(struct stopwatch *watch)
 {
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	double ms = (double)(now.tv_sec - watch->last.tv_sec) * 1e3 +
-		    (double)(now.tv_nsec - watch->last.tv_nsec) / 1e6;
-	watch->last = now;
+	double now = ovm_now_ms(), ms = now - watch->last_ms;
+	watch->last_ms = now;
 	return ms;
 }
 

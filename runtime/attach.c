@@ -285,6 +285,21 @@ static int revert(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_detach_re
 	return 0;
 }
 
+/* What the process has of ours; refused if that is nothing. */
+static int look_at_ours(struct ovm_ctx *ctx, struct ovm_round *r, pid_t pid)
+{
+	int rc = check_kind(ctx, pid);
+	if (rc == 0)
+		rc = check_permitted(ctx, &r->tracee);
+	if (rc == 0)
+		rc = ovm_round_look(ctx, r);
+	if (rc == 0 && !r->set.v.n) {
+		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
+		rc = OVM_REFUSED;
+	}
+	return rc;
+}
+
 int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 	       struct ovm_detach_result *result)
 {
@@ -295,15 +310,7 @@ int ovm_detach(struct ovm_ctx *ctx, pid_t pid, unsigned max_pause_ms,
 	r.opts = &opts;
 	r.needs_state = true;
 	r.is_over = never;
-	int rc = check_kind(ctx, pid);
-	if (rc == 0)
-		rc = check_permitted(ctx, &r.tracee);
-	if (rc == 0)
-		rc = ovm_round_look(ctx, &r);
-	if (rc == 0 && !r.set.v.n) {
-		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
-		rc = OVM_REFUSED;
-	}
+	int rc = look_at_ours(ctx, &r, pid);
 	if (rc == 0 && !is_original(&r))
 		rc = revert(ctx, &r, result);
 	ovm_round_settle(&r);
@@ -332,15 +339,7 @@ int ovm_refresh(struct ovm_ctx *ctx, pid_t pid)
 	ovm_round_init(&r, pid);
 	r.needs_state = true;
 	r.is_over = never;
-	int rc = check_kind(ctx, pid);
-	if (rc == 0)
-		rc = check_permitted(ctx, &r.tracee);
-	if (rc == 0)
-		rc = ovm_round_look(ctx, &r);
-	if (rc == 0 && !r.set.v.n) {
-		ovm_fail(ctx, OVM_OK, "process %d runs nothing that optvm made", (int)pid);
-		rc = OVM_REFUSED;
-	}
+	int rc = look_at_ours(ctx, &r, pid);
 	if (rc == 0 && r.state->is_done)
 		correct(&r);
 	ovm_round_fini(&r);
