@@ -54,14 +54,15 @@ enum {
 	OVM_RT_FOLLOW_LOOK_MS = 100,  /* between two looks at the tree */
 	OVM_RT_FOLLOW_MS = 5000,      /* one that hardly computes any more keeps others waiting */
 	OVM_RT_ROUND_PAYS = 6,	      /* times the CPU time of the last round of ours: so much
-					 must the process have used until the next one. Building
-					 beside it, two virtual processors of one core, took a
-					 compiler 0.2 to 0.6 of that time */
+					 must the process have used until the next one. With 2 a
+					 compiler of 21 s had a round in each of its three phases:
+					 8.6 s of ours in place of 3.2 s, and it was no faster */
 	OVM_RT_ROUNDS = 4,	      /* of `run`; each makes up to 3 of the generations */
 	OVM_RT_MAX_ROUNDS = 5,
-	OVM_RT_WATCH_HZ = 199,	    /* between rounds: 0.4 % at 20 us a sample */
-	OVM_RT_WATCH_SAMPLES = 500, /* of one window */
-	OVM_RT_WATCH_MS = 2000,	    /* it lasts at least */
+	OVM_RT_WATCH_SAMPLES = 500,  /* of one window between rounds */
+	OVM_RT_WATCH_PART = 8,	     /* it lasts 1/8 of the CPU time used so far, */
+	OVM_RT_WATCH_MIN_MS = 1000,  /* at least (499 Hz: 1 % at 20 us a sample), */
+	OVM_RT_WATCH_MAX_MS = 10000, /* at most */
 	OVM_RT_WATCH_STEP_MS = 250,
 	OVM_RT_KIN_MS = 200,	     /* between two looks at the CPU time of forked processes */
 	OVM_RT_IDLE_REMOTE_MS = 300, /* as OVM_RT_REMOTE_MS, for a forked process that was idle */
@@ -78,7 +79,7 @@ enum {
 	OVM_RT_MEASURE_WARM_MS = 3,    /* behind a switch */
 	OVM_RT_MEASURE_STEP_MS = 1,
 	OVM_RT_MEASURE_MS = 10000, /* a process that hardly computes: no longer */
-	OVM_RT_MEASURE_SHARE = 2,  /* of the CPU time a process has used: half of it, no longer */
+	OVM_RT_MEASURE_SHARE = 8,  /* of the CPU time a process has used: an eighth, no longer */
 	OVM_RT_MEASURE_METRIC_WINDOW_MS = 500, /* by the clock */
 	OVM_RT_MEASURE_METRIC_MS = 90000,
 };
@@ -90,6 +91,7 @@ enum {
 #define OVM_RT_MEASURE_KEEP 0.05 /* a smaller chance that it is slower: kept, measured no more */
 #define OVM_RT_WATCH_DRIFT 0.30	 /* by chance 0.05 to 0.2 with that many samples */
 #define OVM_RT_WATCH_OUTSIDE 0.10
+#define OVM_RT_WATCH_FAR 0.30	  /* no second window is waited for */
 #define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */
 
 #endif

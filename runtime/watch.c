@@ -11,13 +11,15 @@
  *
  * "outside" is compared with what it was, not with 0: much is refused for good reasons, and would
  * be refused again. New libraries are outside; so they are found too. If two windows in a row are
- * new (one alone may lie across a change between two known times) there is another round, with the
- * profiles of all times added up: what runs by turns is served together, and does not make rounds
- * for ever. A round that comes to nothing (no gain predicted) makes its time known all the same.
+ * new (one alone may lie across a change between two known times, but then it is not farther
+ * outside than both: if it is by 0.30, it is enough) there is another round, with the profiles of
+ * all times added up: what runs by turns is served together, and does not make rounds for ever. A
+ * round that comes to nothing (no gain predicted) makes its time known all the same. The samples of
+ * the windows that were new go into the new round's profile.
  *
  * A round costs: building takes CPU time, and caches and execution units that the process could
  * use. Another one has to wait until the process has used some times what the last one took of
- * ours; who has run for so long will go on for a while.
+ * ours.
  *
  * Not while there is only ptrace to sample by: that would not let go. Not if somebody else has
  * changed the process meanwhile: who detached it wanted it so.
@@ -63,18 +65,25 @@ static void know(struct ovm_watch *w, const struct ovm_profile *samples)
 	ovm_vec_push(&w->known, ((struct ovm_known){copy, share}));
 }
 
-static bool is_new(const struct ovm_watch *w, const struct ovm_profile *samples)
+enum novelty { NOTHING_NEW, IS_NEW, IS_FAR };
+
+static enum novelty look_at(const struct ovm_watch *w, const struct ovm_profile *samples)
 {
 	double share = outside(w->round, samples);
-	bool is_new = true;
+	enum novelty least = IS_FAR;
 	for (uint32_t i = 0; i < w->known.n; i++) {
 		double drift = ovm_drift(w->known.v[i].profile, samples);
 		ovm_log(OVM_LOG_INFO, "window: drift %.2f, outside %.2f, was %.2f", drift, share,
 			w->known.v[i].outside);
-		is_new &= drift >= OVM_RT_WATCH_DRIFT ||
-			  share > w->known.v[i].outside + OVM_RT_WATCH_OUTSIDE;
+		enum novelty what = NOTHING_NEW;
+		if (share > w->known.v[i].outside + OVM_RT_WATCH_FAR)
+			what = IS_FAR;
+		else if (drift >= OVM_RT_WATCH_DRIFT ||
+			 share > w->known.v[i].outside + OVM_RT_WATCH_OUTSIDE)
+			what = IS_NEW;
+		least = what < least ? what : least;
 	}
-	return is_new;
+	return least;
 }
 
 void ovm_watch_init(struct ovm_watch *w, struct ovm_round *r, unsigned max_rounds, int rc)
@@ -95,6 +104,8 @@ void ovm_watch_fini(struct ovm_watch *w)
 	for (uint32_t i = 0; i < w->known.n; i++)
 		ovm_profile_free(w->known.v[i].profile);
 	ovm_vec_free(&w->known);
+	ovm_profile_free(w->seen);
+	w->seen = NULL;
 }
 
 static void end(struct ovm_watch *w, const char *why)
@@ -118,25 +129,25 @@ static bool is_as_left(const struct ovm_round *r, ovm_rta at)
 	return at.v ? found : !any;
 }
 
-static void add_past(struct ovm_round *r)
+static void add_past(struct ovm_round *r, const struct ovm_profile *profile)
 {
-	if (!r->profile)
-		return;
 	if (!r->past)
 		r->past = ovm_profile_new();
-	ovm_profile_merge(r->past, r->profile);
-	ovm_profile_free(r->profile);
-	r->profile = NULL;
+	if (profile)
+		ovm_profile_merge(r->past, profile);
 }
 
 /* Another one, after a first: with the profiles of those before. OVM_REFUSED: nothing came of it.
  */
-static int run_again(struct ovm_ctx *ctx, struct ovm_round *r)
+static int run_again(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_profile *seen)
 {
 	const struct ovm_built *built = ovm_round_built(r);
 	ovm_rta at = built ? built->modules.v[0].at : ovm_rta_of(0);
 	r->result = (struct ovm_round_result){0};
-	add_past(r);
+	add_past(r, r->profile);
+	add_past(r, seen);
+	ovm_profile_free(r->profile);
+	r->profile = NULL;
 	ovm_state_close(r->state); /* locked again, with what others have done */
 	r->state = NULL;
 	int rc = ovm_round_look(ctx, r);
@@ -165,7 +176,7 @@ static void another_round(struct ovm_ctx *ctx, struct ovm_watch *w)
 	struct ovm_round *r = w->round;
 	struct ovm_round_result before = r->result;
 	OVM_FAULT(ROUND_AGAIN);
-	int rc = run_again(ctx, r);
+	int rc = run_again(ctx, r, w->seen);
 	w->n_rounds++;
 	if (rc && !r->result.measured.is_loss) {
 		ovm_log(OVM_LOG_INFO, "round %u: %s", w->n_rounds, ctx->msg);
@@ -186,9 +197,21 @@ static void another_round(struct ovm_ctx *ctx, struct ovm_watch *w)
 	ctx->msg[0] = '\0';
 }
 
+/* How long a window of this process is to be, in ms of its CPU time. */
+static unsigned window_ms(const struct ovm_round *r)
+{
+	uint64_t part = ovm_cpu_time_ms(r->pid) / OVM_RT_WATCH_PART;
+	if (part < OVM_RT_WATCH_MIN_MS)
+		return OVM_RT_WATCH_MIN_MS;
+	return part < OVM_RT_WATCH_MAX_MS ? (unsigned)part : OVM_RT_WATCH_MAX_MS;
+}
+
 static void open_window(struct ovm_ctx *ctx, struct ovm_watch *w)
 {
-	if (ovm_round_open_sampler(ctx, w->round, OVM_RT_WATCH_HZ, true, &w->sampler))
+	w->window_ms = window_ms(w->round);
+	/* odd, so that it does not keep step with what the process does every 10 ms */
+	uint64_t frequency = OVM_RT_WATCH_SAMPLES * 1000u / w->window_ms | 1;
+	if (ovm_round_open_sampler(ctx, w->round, frequency, true, &w->sampler))
 		end(w, ctx->msg);
 	w->opened_ms = ovm_now_ms();
 	ctx->err = OVM_OK;
@@ -202,6 +225,22 @@ static bool is_affordable(const struct ovm_round *r)
 	return now >= r->ended_cpu_ms + OVM_RT_ROUND_PAYS * r->result.cost_ms;
 }
 
+/* A window is full. True: it is time for another round. */
+static bool judge(struct ovm_watch *w, const struct ovm_profile *samples)
+{
+	bool was_new = w->seen != NULL;
+	enum novelty what = look_at(w, samples);
+	if (what == NOTHING_NEW) {
+		ovm_profile_free(w->seen);
+		w->seen = NULL;
+		return false;
+	}
+	if (!w->seen)
+		w->seen = ovm_profile_new();
+	ovm_profile_merge(w->seen, samples);
+	return (was_new || what == IS_FAR) && is_affordable(w->round);
+}
+
 void ovm_watch_step(struct ovm_ctx *ctx, struct ovm_watch *w)
 {
 	if (w->is_over)
@@ -211,14 +250,15 @@ void ovm_watch_step(struct ovm_ctx *ctx, struct ovm_watch *w)
 	else if (ovm_sampler_drain(ctx, w->sampler, 0))
 		end(w, ctx->msg);
 	if (!w->sampler || ovm_sampler_n_samples(w->sampler) < OVM_RT_WATCH_SAMPLES ||
-	    ovm_now_ms() < w->opened_ms + OVM_RT_WATCH_MS)
+	    ovm_now_ms() < w->opened_ms + w->window_ms)
 		return;
 	OVM_FAULT(WATCH_WINDOW);
-	bool again = is_new(w, ovm_sampler_profile(w->sampler));
+	bool is_due = judge(w, ovm_sampler_profile(w->sampler));
 	ovm_sampler_close(w->sampler); /* the next window is another one */
 	w->sampler = NULL;
-	bool is_due = again && w->was_new && is_affordable(w->round);
-	if (is_due)
-		another_round(ctx, w);
-	w->was_new = again && !is_due;
+	if (!is_due)
+		return;
+	another_round(ctx, w);
+	ovm_profile_free(w->seen);
+	w->seen = NULL;
 }

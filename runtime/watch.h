@@ -9,7 +9,9 @@ struct ovm_watch {
 	unsigned n_rounds;
 	struct ovm_sampler *sampler; /* of the window that is open; NULL: none */
 	double opened_ms;	     /* see ovm_now_ms */
-	bool was_new;		     /* so was the window before */
+	unsigned window_ms;	     /* how long it lasts at least */
+	struct ovm_profile *seen;    /* samples of all windows since the last that was nothing new;
+					NULL: that was the last. Owned */
 	OVM_VEC(struct ovm_known {
 		struct ovm_profile *profile; /* samples of a time that had its round; owned */
 		double outside;		     /* share of them in code that was not copied then */
