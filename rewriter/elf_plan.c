@@ -440,6 +440,23 @@ static bool has_our_note(const struct ovm_elf_view *view)
 	return false;
 }
 
+/* A program of fixed address whose last segment is data without any zeros to add was dumped with
+ * its heap. It goes on growing that at the program break, which must be the end of the segment: GNU
+ * Common Lisp tells by it whether it is running yet. The break starts where the highest segment
+ * ends, so a new one above moves it. XXX: below the image there might be room (not in that Lisp's,
+ * which start at 0x18000). */
+static bool is_dumped(const struct ovm_image *image, const struct ovm_elf_view *view)
+{
+	const Elf64_Phdr *last = NULL;
+	for (uint32_t i = 0; i < view->n_phdrs; i++) {
+		const Elf64_Phdr *ph = &view->phdrs[i];
+		if (ph->p_type == PT_LOAD &&
+		    (!last || ph->p_vaddr + ph->p_memsz > last->p_vaddr + last->p_memsz))
+			last = ph;
+	}
+	return !image->is_dyn && last && (last->p_flags & PF_W) && last->p_filesz == last->p_memsz;
+}
+
 int ovm_elf_plan_make(struct ovm_ctx *ctx, const struct ovm_image *image,
 		      const struct ovm_elf_view *view, struct ovm_elf_plan *plan)
 {
@@ -448,6 +465,12 @@ int ovm_elf_plan_make(struct ovm_ctx *ctx, const struct ovm_image *image,
 		return ovm_fail(ctx, OVM_E_MISMATCH,
 				"%s: was already rewritten by optvm: start from the original file",
 				image->path);
+	if (is_dumped(image, view))
+		return ovm_fail(
+		    ctx, OVM_E_FORMAT,
+		    "%s: an image dumped with its heap (no .bss): a new segment would be in the "
+		    "heap's way",
+		    image->path);
 	int err = choose(ctx, image, view, plan);
 	if (err)
 		return err;
