@@ -2,10 +2,12 @@
 #define OVM_ELF_PRIVATE_H
 /* Shared by the elf_*.c only.
  *
- *   |   input bytes (with edits)   | new segment, R+X               | not loaded | |   ehdr phdrs
- * .. text .. shdrs| pad note moved OVERLAY         | symtab strtab shstrtab shdrs | | |
- * eh_frame_hdr map undo          |                              | 0                           size
- * off = next page; va = next page above the image
+ *   0    input bytes (with edits)     ehdr phdrs .. text .. shdrs, what was appended
+ *   off  new segment, R+X             pad note moved OVERLAY eh_frame_hdr map undo
+ *        not loaded                   symtab strtab shstrtab shdrs
+ *        what was appended, again
+ *
+ * off: the next page of the file; va: the next page above the image.
  */
 #include "rewriter/elf_write.h"
 
@@ -62,6 +64,10 @@ struct ovm_elf_plan {
 int ovm_elf_view_init(struct ovm_ctx *ctx, const struct ovm_image *image,
 		      struct ovm_elf_view *view);
 void ovm_elf_view_fini(struct ovm_elf_view *view);
+/* elf_appended.c: how many bytes at the end of the file nothing in it accounts for; 0 if they are
+ * zero. */
+uint64_t ovm_elf_appended(const struct ovm_elf_view *view);
+
 int ovm_elf_plan_make(struct ovm_ctx *ctx, const struct ovm_image *image,
 		      const struct ovm_elf_view *view, struct ovm_elf_plan *plan);
 
@@ -202,6 +208,7 @@ struct ovm_elf_output { /* a whole new file, but for what is copied from the inp
 	struct ovm_elf_edits edits;
 	struct ovm_elf_segment segment; /* at plan.off: head, overlay, tail */
 	struct ovm_buf sections;	/* behind the segment */
+	uint64_t appended;		/* so many bytes of the input's end come last again */
 	Elf64_Ehdr ehdr;
 	uint8_t id[sizeof(((struct ovm_image *)0)->build_id)];
 	uint8_t *phdrs; /* scratch */

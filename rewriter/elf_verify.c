@@ -154,8 +154,11 @@ static const char *part_at(const struct ovm_elf_output *due, uint64_t off)
 	if (off - at < due->overlay->size)
 		return "the overlay";
 	at += due->overlay->size;
-	return off - at < segment->tail.n ? "the merged .eh_frame_hdr, the map or the undo list"
-					  : "symbols or section headers";
+	if (off - at < segment->tail.n)
+		return "the merged .eh_frame_hdr, the map or the undo list";
+	at += segment->tail.n;
+	return off - at < due->sections.n ? "symbols or section headers"
+					  : "what was appended to the original";
 }
 
 static int same_piece(struct verify *v, const uint8_t *due, const uint8_t *is, uint64_t off,
@@ -221,13 +224,17 @@ static int compare_all(struct verify *v)
 {
 	const struct ovm_elf_output *due = &v->due;
 	const uint8_t *is = v->out->bytes;
-	uint64_t end = due->plan.off + due->segment.size;
+	uint64_t end = due->plan.off + due->segment.size, last = end + due->sections.n;
 	int rc = compare_input(v, 0, v->in->size, is);
 	for (uint64_t at = v->in->size; at < due->plan.off && !rc; at++)
 		rc = same(v, (const uint8_t[1]){0}, is + at, at, 1);
 	if (!rc)
 		rc = compare_segment(v, is + due->plan.off);
-	return rc ? rc : same(v, due->sections.v, is + end, end, due->sections.n);
+	if (!rc)
+		rc = same(v, due->sections.v, is + end, end, due->sections.n);
+	return rc ? rc
+		  : same(v, v->in->bytes + v->in->size - due->appended, is + last, last,
+			 due->appended);
 }
 
 /* --- what is loaded
@@ -323,7 +330,8 @@ static bool is_made_anew(const struct verify *v)
 	struct ovm_elf_view view;
 	struct ovm_ctx ctx;
 	bool knows_map = false;
-	if (v->out->size != v->due.plan.off + v->due.segment.size + v->due.sections.n)
+	if (v->out->size !=
+	    v->due.plan.off + v->due.segment.size + v->due.sections.n + v->due.appended)
 		return true;
 	ovm_ctx_init(&ctx);
 	if (ovm_elf_view_init(&ctx, v->out, &view))

@@ -161,6 +161,7 @@ static int compose(struct ovm_ctx *ctx, const struct ovm_regions *regions, const
 	w->ehdr = w->view.ehdr;
 	ovm_elf_sections(w->image, &w->view, &w->plan, regions, overlay, &w->segment,
 			 w->plan.off + w->segment.size, &w->ehdr, &w->sections);
+	w->appended = ovm_elf_appended(&w->view);
 	finish_headers(w);
 	return 0;
 }
@@ -259,6 +260,8 @@ static int fill(struct ovm_ctx *ctx, void *arg, int in, int fd)
 	ok = ok && ovm_elf_put(fd, segment->tail.v, segment->tail.n, at);
 	at += segment->tail.n;
 	ok = ok && ovm_elf_put(fd, w->sections.v, w->sections.n, at);
+	at += w->sections.n;
+	ok = ok && ovm_elf_put(fd, w->view.bytes + w->view.size - w->appended, w->appended, at);
 	return ok ? 0 : ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot write %s", filling->path);
 }
 

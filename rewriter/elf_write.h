@@ -16,6 +16,8 @@
  * What is not loaded (section headers, names) is in the list too if it is short, as in stripped
  * files: then a file that strip or objcopy went over can still be undone.
  *
+ * What was appended to the original comes last once more (elf_appended.c).
+ *
  * The map (elf_map.c) says which copy is of what: for `verify`, and for profiles of the rewritten
  * program. It is in the segment too, though nobody reads it at run time: llvm-strip and eu-strip
  * throw away what is not loaded.
@@ -47,7 +49,7 @@ struct ovm_note {	  /* little-endian, as laid out here */
 
 /* Choose where the new segment goes; *base receives the link-time address the overlay must be built
  * for (64-byte aligned, room before it for what the writer moves). Fails: OVM_E_FORMAT (no program
- * header can be freed), OVM_E_MISMATCH (already processed). */
+ * header can be freed; an image dumped with its heap), OVM_E_MISMATCH (already processed). */
 int ovm_elf_plan(struct ovm_ctx *ctx, const struct ovm_image *image, ovm_va *base);
 
 struct ovm_elf_opts {
