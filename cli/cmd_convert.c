@@ -10,19 +10,16 @@
 #include "analyzer/annotate.h"
 #include "analyzer/fdata.h"
 #include "analyzer/preagg.h"
+#include "base/save.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
 #include "cli/summary.h"
 #include "profiler/perfdata.h"
 #include "profiler/perfdata.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct job {
 	struct ovm_ctx *ctx;
@@ -117,25 +114,6 @@ static int print_fdata(struct job *job, FILE *to)
 			       &job->n_left_out);
 }
 
-/* To a temporary beside the output, 0600, then renamed; pipes and devices directly. */
-static int save_text(struct ovm_ctx *ctx, const char *path, const char *text, size_t len)
-{
-	struct stat st;
-	bool is_special = !stat(path, &st) && !S_ISREG(st.st_mode);
-	char *temp = is_special ? ovm_strdup(path) : ovm_asprintf("%s.XXXXXX", path);
-	int fd = is_special ? open(path, O_WRONLY | O_CLOEXEC) : mkostemp(temp, O_CLOEXEC);
-	FILE *to = fd < 0 ? NULL : fdopen(fd, "w");
-	bool bad = !to || fwrite(text, 1, len, to) != len || fflush(to) ||
-		   (!is_special && (fsync(fd) || rename(temp, path)));
-	int err = bad ? ovm_fail_errno(ctx, OVM_E_IO, errno, "%s: cannot write", path) : 0;
-	if (to)
-		fclose(to);
-	if (bad && fd >= 0 && !is_special)
-		unlink(temp);
-	free(temp);
-	return err;
-}
-
 static int save_foreign(struct job *job)
 {
 	char *text = NULL;
@@ -151,7 +129,7 @@ static int save_foreign(struct job *job)
 			       "%s: no record that the output could hold: %s not written", job->in,
 			       job->path);
 	if (!err)
-		err = save_text(job->ctx, job->path, text, len);
+		err = ovm_save(job->ctx, job->path, text, len);
 	if (!err && job->n_left_out)
 		ovm_warning(job->ctx, "%s: %" PRIu64 " records in no function of %s: left out",
 			    job->in, job->n_left_out, job->image->path);

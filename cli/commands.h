@@ -10,6 +10,7 @@ int ovm_cmd_run(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status
 int ovm_cmd_attach(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_detach(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_status(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
+int ovm_cmd_symbols(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_record(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_rewrite(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 int ovm_cmd_verify(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);

@@ -15,13 +15,14 @@
 static int cmd_help(struct ovm_ctx *ctx, const struct ovm_options *opts, int *status);
 
 static int (*const commands[OVM_N_CMDS])(struct ovm_ctx *, const struct ovm_options *, int *) = {
-    [OVM_CMD_ATTACH] = ovm_cmd_attach, [OVM_CMD_DETACH] = ovm_cmd_detach,
-    [OVM_CMD_STATUS] = ovm_cmd_status, [OVM_CMD_RUN] = ovm_cmd_run,
-    [OVM_CMD_RECORD] = ovm_cmd_record, [OVM_CMD_REWRITE] = ovm_cmd_rewrite,
-    [OVM_CMD_MERGE] = ovm_cmd_merge,   [OVM_CMD_CONVERT] = ovm_cmd_convert,
-    [OVM_CMD_REPORT] = ovm_cmd_report, [OVM_CMD_DUMP] = ovm_cmd_dump,
-    [OVM_CMD_DOCTOR] = ovm_cmd_doctor, [OVM_CMD_VERIFY] = ovm_cmd_verify,
-    [OVM_CMD_STATS] = ovm_cmd_stats,   [OVM_CMD_HELP] = cmd_help,
+    [OVM_CMD_ATTACH] = ovm_cmd_attach,	 [OVM_CMD_DETACH] = ovm_cmd_detach,
+    [OVM_CMD_STATUS] = ovm_cmd_status,	 [OVM_CMD_SYMBOLS] = ovm_cmd_symbols,
+    [OVM_CMD_RUN] = ovm_cmd_run,	 [OVM_CMD_RECORD] = ovm_cmd_record,
+    [OVM_CMD_REWRITE] = ovm_cmd_rewrite, [OVM_CMD_MERGE] = ovm_cmd_merge,
+    [OVM_CMD_CONVERT] = ovm_cmd_convert, [OVM_CMD_REPORT] = ovm_cmd_report,
+    [OVM_CMD_DUMP] = ovm_cmd_dump,	 [OVM_CMD_DOCTOR] = ovm_cmd_doctor,
+    [OVM_CMD_VERIFY] = ovm_cmd_verify,	 [OVM_CMD_STATS] = ovm_cmd_stats,
+    [OVM_CMD_HELP] = cmd_help,
 };
 
 static int fail_command(struct ovm_ctx *ctx, const char *word)

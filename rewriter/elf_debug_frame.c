@@ -8,8 +8,8 @@
  * CFI programs are the same bytes in both. A .debug_frame of the input is continued. Input is what
  * ehframe.c wrote; what does not look like it ends the translation, and gdb knows less.
  */
+#include "rewriter/elf_debug_frame.h"
 #include "analyzer/cfi.h"
-#include "rewriter/elf_private.h"
 
 #include <stdlib.h>
 #include <string.h>

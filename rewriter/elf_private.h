@@ -132,10 +132,6 @@ void ovm_elf_segment_head(const struct ovm_image *image, const struct ovm_elf_vi
 			  const char *profile_hash, const uint8_t *new_id,
 			  struct ovm_elf_segment *segment);
 
-/* The overlay's FDEs as .debug_frame records, appended to @out; the section starts at out->v +
- * @section. */
-void ovm_elf_debug_frame(const struct ovm_overlay *overlay, size_t section, struct ovm_buf *out);
-
 struct ovm_elf_bytes { /* of a section as they were before it was compressed */
 	const uint8_t *v;
 	uint64_t n;

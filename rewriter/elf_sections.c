@@ -13,6 +13,7 @@
  * The merged table takes the name .eh_frame_hdr (perf looks it up by name), the old one becomes
  * .optvm.org.eh_frame_hdr.
  */
+#include "rewriter/elf_debug_frame.h"
 #include "rewriter/elf_private.h"
 
 #include <stdlib.h>

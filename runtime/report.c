@@ -1,16 +1,14 @@
 /* What was done to the process, for machines. Addresses are hexadecimal strings, because JSON
  * numbers lose 64-bit ones. */
 #include "runtime/report.h"
+#include "base/save.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 static json_t *hex(uint64_t x)
 {
@@ -164,24 +162,16 @@ int ovm_live_report(struct ovm_ctx *ctx, const char *path, const struct ovm_roun
 		    const struct ovm_profile *profile, const int *wstatus,
 		    const struct ovm_live_processes *processes)
 {
-	int rc = 0;
-	char *temp = ovm_asprintf("%s.XXXXXX", path);
 	json_t *json = report_json(round, profile, wstatus);
 	if (processes)
 		json_object_set(json, "processes", processes->list);
-	int fd = mkostemp(temp, O_CLOEXEC);
-	if (fd < 0) {
-		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", temp);
-		goto out;
-	}
-	if (json_dumpfd(json, fd, JSON_INDENT(2)) || write(fd, "\n", 1) != 1 || fsync(fd) ||
-	    rename(temp, path)) {
-		rc = ovm_fail_errno(ctx, OVM_E_IO, errno, "%s", path);
-		unlink(temp);
-	}
-	close(fd);
-out:
+	char *text = json_dumps(json, JSON_INDENT(2)), *line;
 	json_decref(json);
-	free(temp);
+	if (!text)
+		return ovm_fail(ctx, OVM_E_NOMEM, "out of memory");
+	line = ovm_asprintf("%s\n", text);
+	int rc = ovm_save(ctx, path, line, strlen(line));
+	free(text);
+	free(line);
 	return rc;
 }
