@@ -23,13 +23,14 @@ for name in ${OPTVM_PROGRAMS:-$("$workloads" list)}; do
 		continue
 	fi
 	prof=$out/$name.prof
+	trained=$("$workloads" run "$name" train | sha256sum)
 	case ${OPTVM_HOW:-all} in all | rewrite)
 		rm -rf "$out/$name.opt"
 		mkdir -p "$out/$name.opt"
 		prof_dir=$(mktemp -d)
 		chmod 777 "$prof_dir"
 		got=$(WRAP="$OPTVM record -q -f -o $prof_dir/p --" "$workloads" run "$name" train | sha256sum)
-		check "$name" record "$("$workloads" run "$name" train | sha256sum)" "$got"
+		check "$name" record "$trained" "$got"
 		cp "$prof_dir/p" "$prof"
 		rm -rf "$prof_dir"
 		for file in $("$workloads" files "$name"); do
@@ -45,7 +46,7 @@ for name in ${OPTVM_PROGRAMS:-$("$workloads" list)}; do
 		install -m 644 "$prof" "$prof_dir/prior"
 		got=$(WRAP="$OPTVM record -q -f -o $prof_dir/p --counters=on --prior $prof_dir/prior --" \
 			"$workloads" run "$name" train | sha256sum)
-		check "$name" count "$("$workloads" run "$name" train | sha256sum)" "$got"
+		check "$name" count "$trained" "$got"
 		grep -q '^e ' "$prof_dir/p" || { echo "FAIL $name: nothing was counted"; bad=$((bad + 1)); }
 		rm -rf "$prof_dir"
 		;;
