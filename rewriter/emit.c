@@ -16,6 +16,7 @@
  * unresolved slot points back into the stub), one byte longer.
  */
 #include "rewriter/emit.h"
+#include "base/parallel.h"
 #include "rewriter/count.h"
 #include "rewriter/fixup.h"
 #include "rewriter/relax.h"
@@ -25,7 +26,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_HOPS = 8 }; /* jmp -> jmp chains are followed this far */
+enum {
+	MAX_HOPS = 8,	   /* jmp -> jmp chains are followed this far */
+	PART_SLOTS = 8192, /* are planned, or written, by one worker at a time */
+};
 
 struct place { /* where control goes: a block of a cfg, or (bb OVM_NONE) just an address in the
 		  original */
@@ -118,14 +122,21 @@ uint32_t ovm_emit_slot_of_entry(const struct ovm_emit_plan *plan, uint32_t cfg, 
  * ------------------------------------------------------------------------------------------------------
  */
 
-static uint32_t dest_at(struct ovm_emit_plan *plan, const struct place *at)
+struct planner { /* of one part of the slots */
+	const struct ovm_emit_plan *plan;
+	struct ovm_piece *pieces; /* the plan's */
+	uint32_t first, end;	  /* slots */
+	OVM_VEC(ovm_va) originals;
+	uint32_t base; /* where they are in the plan's */
+};
+
+static uint32_t dest_at(struct planner *p, const struct place *at)
 {
-	uint32_t slot = slot_of_place(plan, at);
+	uint32_t slot = slot_of_place(p->plan, at);
 	if (slot != OVM_NONE)
 		return slot;
-	ovm_vec_push(&plan->originals, at->va);
-	OVM_ASSERT(plan->originals.n < OVM_DEST_ORIGINAL);
-	return (plan->originals.n - 1) | OVM_DEST_ORIGINAL;
+	ovm_vec_push(&p->originals, at->va);
+	return (p->originals.n - 1) | OVM_DEST_ORIGINAL;
 }
 
 /* True if slot @i + 1 stands right behind slot @i and is a copy of @at. */
@@ -167,46 +178,44 @@ static struct way way_out(const struct ovm_emit_plan *plan, uint32_t i, enum ovm
 	return way;
 }
 
-static uint32_t dest_of(struct ovm_emit_plan *plan, const struct way *way)
+static uint32_t dest_of(struct planner *p, const struct way *way)
 {
-	return way->stub == OVM_NONE ? dest_at(plan, &way->end) : way->stub;
+	return way->stub == OVM_NONE ? dest_at(p, &way->end) : way->stub;
 }
 
-static void end_jump(struct ovm_emit_plan *plan, uint32_t i, struct way way, uint8_t flags)
+static void end_jump(struct planner *p, uint32_t i, struct way way, uint8_t flags)
 {
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	if (way.next) {
 		piece->flags |= OVM_PIECE_FALLS;
 		return;
 	}
 	piece->shape = OVM_SHAPE_JMP;
 	piece->flags |= flags;
-	piece->dest[0] = dest_of(plan, &way);
+	piece->dest[0] = dest_of(p, &way);
 }
 
-static void end_cond(struct ovm_emit_plan *plan, uint32_t i, uint8_t cc, struct way taken,
-		     struct way fall)
+static void end_cond(struct planner *p, uint32_t i, uint8_t cc, struct way taken, struct way fall)
 {
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	bool invert = !fall.next && (taken.next || fall.count > taken.count);
 	const struct way *first = invert ? &fall : &taken, *second = invert ? &taken : &fall;
 	piece->cc = invert ? cc ^ 1 : cc;
 	piece->flags |= invert ? OVM_PIECE_INVERTED : 0;
 	piece->shape = second->next ? OVM_SHAPE_JCC : OVM_SHAPE_JCC_JMP;
 	piece->flags |= second->next ? OVM_PIECE_FALLS : 0;
-	piece->dest[0] = dest_of(plan, first);
+	piece->dest[0] = dest_of(p, first);
 	if (!second->next)
-		piece->dest[1] = dest_of(plan, second);
+		piece->dest[1] = dest_of(p, second);
 }
 
-static void end_jcxz(struct ovm_emit_plan *plan, uint32_t i, uint8_t len, struct way taken,
-		     struct way fall)
+static void end_jcxz(struct planner *p, uint32_t i, uint8_t len, struct way taken, struct way fall)
 {
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	piece->shape = OVM_SHAPE_JCXZ;
 	piece->cc = len;
-	piece->dest[0] = dest_of(plan, &fall);
-	piece->dest[1] = dest_of(plan, &taken);
+	piece->dest[0] = dest_of(p, &fall);
+	piece->dest[1] = dest_of(p, &taken);
 }
 
 static uint32_t drop_nops(const struct ovm_cfg *cfg, const struct ovm_block *block, uint32_t n)
@@ -216,28 +225,29 @@ static uint32_t drop_nops(const struct ovm_cfg *cfg, const struct ovm_block *blo
 	return n;
 }
 
-static void plan_end(struct ovm_emit_plan *plan, uint32_t i)
+static void plan_end(struct planner *p, uint32_t i)
 {
+	const struct ovm_emit_plan *plan = p->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
 	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
 	const struct ovm_block *block = &cfg->blocks[slot->block];
 	const struct ovm_insn *last = ovm_block_last(cfg, slot->block);
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	piece->n_body = block->n_insns;
 	if (last->kind == OVM_INSN_JMP) {
 		piece->n_body--;
-		end_jump(plan, i, way_out(plan, i, OVM_EDGE_TAKEN, last->target), 0);
+		end_jump(p, i, way_out(plan, i, OVM_EDGE_TAKEN, last->target), 0);
 	} else if (last->kind == OVM_INSN_JCC) {
 		piece->n_body--;
-		end_cond(plan, i, last->cc, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
+		end_cond(p, i, last->cc, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
 			 way_out(plan, i, OVM_EDGE_FALL, block->hi));
 	} else if (last->kind == OVM_INSN_JCXZ) {
 		piece->n_body--;
-		end_jcxz(plan, i, last->len, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
+		end_jcxz(p, i, last->len, way_out(plan, i, OVM_EDGE_TAKEN, last->target),
 			 way_out(plan, i, OVM_EDGE_FALL, block->hi));
 	} else if (!ovm_insn_is_end(last)) {
 		piece->n_body = drop_nops(cfg, block, piece->n_body);
-		end_jump(plan, i, way_out(plan, i, OVM_EDGE_FALL, block->hi), OVM_PIECE_SYNTH);
+		end_jump(p, i, way_out(plan, i, OVM_EDGE_FALL, block->hi), OVM_PIECE_SYNTH);
 	}
 }
 
@@ -263,12 +273,13 @@ static uint32_t call_len(const struct ovm_emit_plan *plan, uint32_t cfg, uint32_
 	return called_stub(plan, insn) ? GOT_CALL_LEN : insn->len;
 }
 
-static void plan_body(struct ovm_emit_plan *plan, uint32_t i)
+static void plan_body(struct planner *p, uint32_t i)
 {
+	const struct ovm_emit_plan *plan = p->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
 	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
 	const struct ovm_block *block = &cfg->blocks[slot->block];
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	uint32_t end = block->first_insn + piece->n_body;
 	piece->body = ovm_count_extra(plan, i, piece->n_body);
 	if (!piece->n_body)
@@ -311,31 +322,94 @@ static void index_slots(struct ovm_emit_plan *plan)
 }
 
 /* A stub counts and goes where the edge goes. */
-static void plan_stub(struct ovm_emit_plan *plan, uint32_t i)
+static void plan_stub(struct planner *p, uint32_t i)
 {
+	const struct ovm_emit_plan *plan = p->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
 	const struct ovm_cfg *cfg = plan->program->cfgs.v[slot->cfg];
 	struct place to = place_of_edge(plan->program, slot->cfg, &cfg->edges[slot->stub - 1]);
-	struct ovm_piece *piece = &plan->pieces[i];
+	struct ovm_piece *piece = &p->pieces[i];
 	piece->body = OVM_COUNTER_LEN;
 	piece->shape = OVM_SHAPE_JMP;
 	piece->flags = OVM_PIECE_SYNTH;
-	piece->dest[0] = dest_at(plan, &to);
+	piece->dest[0] = dest_at(p, &to);
 }
 
-static void plan_thunk(struct ovm_emit_plan *plan, uint32_t i)
+static void plan_thunk(struct planner *p, uint32_t i)
 {
+	const struct ovm_emit_plan *plan = p->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
 	const struct ovm_insn *insn = &plan->program->cfgs.v[slot->cfg]->insns[slot->call - 1];
-	plan->pieces[i].body = ovm_value_len(plan->program->image, insn);
+	p->pieces[i].body = ovm_value_len(plan->program->image, insn);
 }
 
 /* The call as it was, and a jump back. */
-static void plan_slow(struct ovm_emit_plan *plan, uint32_t i)
+static void plan_slow(struct planner *p, uint32_t i)
 {
+	const struct ovm_emit_plan *plan = p->plan;
 	const struct ovm_slot *slot = &plan->layout->slots.v[i];
-	plan->pieces[i].body =
+	p->pieces[i].body =
 	    plan->program->cfgs.v[slot->cfg]->insns[slot->slow - 1].len + OVM_PROMOTE_BACK_LEN;
+}
+
+/* Everything but what a piece says of the next one. */
+static void plan_part(void *arg, uint32_t part)
+{
+	struct planner *p = (struct planner *)arg + part;
+	for (uint32_t i = p->first; i < p->end; i++) {
+		const struct ovm_slot *slot = &p->plan->layout->slots.v[i];
+		if (slot->call) {
+			plan_thunk(p, i);
+		} else if (slot->slow) {
+			plan_slow(p, i);
+		} else if (slot->stub) {
+			plan_stub(p, i);
+		} else {
+			plan_end(p, i);
+			plan_body(p, i);
+		}
+	}
+}
+
+/* The parts numbered their originals from 0 on. */
+static void renumber(void *arg, uint32_t part)
+{
+	struct planner *p = (struct planner *)arg + part;
+	for (uint32_t i = p->first; i < p->end; i++) {
+		struct ovm_piece *piece = &p->pieces[i];
+		for (unsigned k = 0; k < 2; k++)
+			if (piece->dest[k] & OVM_DEST_ORIGINAL)
+				piece->dest[k] += p->base;
+	}
+}
+
+static void plan_pieces(struct ovm_emit_plan *plan)
+{
+	uint32_t n = plan->layout->slots.n, n_parts = n / PART_SLOTS + 1;
+	struct planner *parts = ovm_alloc_array(n_parts, sizeof(*parts));
+	uint64_t n_originals = 0;
+	for (uint32_t k = 0; k < n_parts; k++)
+		parts[k] = (struct planner){.plan = plan,
+					    .pieces = plan->pieces,
+					    .first = k * PART_SLOTS,
+					    .end = k + 1 < n_parts ? (k + 1) * PART_SLOTS : n};
+	ovm_parallel(n_parts, plan_part, parts);
+	for (uint32_t k = 0; k < n_parts; k++) {
+		parts[k].base = (uint32_t)n_originals;
+		n_originals += parts[k].originals.n;
+		OVM_ASSERT(n_originals < OVM_DEST_ORIGINAL);
+	}
+	ovm_vec_reserve(&plan->originals, (uint32_t)n_originals);
+	for (uint32_t k = 0; k < n_parts; k++) {
+		for (uint32_t i = 0; i < parts[k].originals.n; i++)
+			ovm_vec_push(&plan->originals, parts[k].originals.v[i]);
+		ovm_vec_free(&parts[k].originals);
+	}
+	ovm_parallel(n_parts, renumber, parts);
+	free(parts);
+	for (uint32_t i = 0; i + 1 < n; i++)
+		if (plan->pieces[i].flags & OVM_PIECE_FALLS)
+			plan->pieces[i + 1].flags |= OVM_PIECE_FALLEN;
 }
 
 int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layout *layout,
@@ -357,24 +431,7 @@ int ovm_emit_plan_init(const struct ovm_program *program, const struct ovm_layou
 	if (plan->is_instrumented)
 		ovm_value_plan(plan);
 	ovm_promote_plan(plan);
-	for (uint32_t i = 0; i < layout->slots.n; i++) {
-		if (layout->slots.v[i].call) {
-			plan_thunk(plan, i);
-			continue;
-		}
-		if (layout->slots.v[i].slow) {
-			plan_slow(plan, i);
-			continue;
-		}
-		if (layout->slots.v[i].stub) {
-			plan_stub(plan, i);
-			continue;
-		}
-		plan_end(plan, i);
-		plan_body(plan, i);
-		if (plan->pieces[i].flags & OVM_PIECE_FALLS)
-			plan->pieces[i + 1].flags |= OVM_PIECE_FALLEN;
-	}
+	plan_pieces(plan);
 	return 0;
 }
 
@@ -395,23 +452,32 @@ void ovm_emit_plan_fini(struct ovm_emit_plan *plan)
  * -----------------------------------------------------------------------------------------------------
  */
 
-struct writer {
+struct slow { /* to be written when all others are */
+	uint32_t slot;
+	uint32_t entry; /* its first */
+};
+
+struct writer { /* of one part of the slots */
 	const struct ovm_emit_plan *plan;
 	ovm_va base;
 	uint32_t tables_off;
 	uint8_t *bytes;
-	struct ovm_map *map;
-	uint32_t *back; /* [plan->promoted.n]: offset behind the direct call */
-	uint32_t off;	/* next byte */
-	uint16_t extra; /* OVM_MAP_DUPLICATE while writing a second copy */
+	uint32_t *back; /* [plan->promoted.n]: offset behind the direct call of the last copy */
+	uint32_t first, end;	       /* slots to write */
+	struct ovm_map_entry *entries; /* of these slots */
+	uint32_t n, cap;	       /* how many there are, and must be */
+	uint32_t off;		       /* next byte */
+	uint16_t extra;		       /* OVM_MAP_DUPLICATE while writing a second copy */
+	OVM_VEC(struct slow) slow;
+	struct ovm_bad bad; /* why not NONE: could not be written */
 };
 
 static void map_add(struct writer *w, ovm_va old, uint32_t new_len, uint32_t old_len,
 		    uint16_t flags)
 {
-	ovm_vec_push(&w->map->v,
-		     (struct ovm_map_entry){old, w->off, (uint8_t)new_len, (uint8_t)old_len,
-					    (uint16_t)(flags | w->extra)});
+	OVM_ASSERT(w->n < w->cap);
+	w->entries[w->n++] = (struct ovm_map_entry){old, w->off, (uint8_t)new_len, (uint8_t)old_len,
+						    (uint16_t)(flags | w->extra)};
 	w->off += new_len;
 }
 
@@ -483,6 +549,15 @@ static enum ovm_refusal write_thunk_call(struct writer *w, const struct ovm_insn
 	return OVM_REFUSE_NONE;
 }
 
+/* Copies of one block may be written at the same time. */
+static void raise_to(uint32_t *x, uint32_t value)
+{
+	uint32_t old = __atomic_load_n(x, __ATOMIC_RELAXED);
+	while (old < value && !__atomic_compare_exchange_n(x, &old, value, true, __ATOMIC_RELAXED,
+							   __ATOMIC_RELAXED))
+		;
+}
+
 /* The indirect call becomes a guard and a direct call. */
 static enum ovm_refusal write_promoted(struct writer *w, const struct ovm_insn *insn, uint32_t idx)
 {
@@ -497,7 +572,7 @@ static enum ovm_refusal write_promoted(struct writer *w, const struct ovm_insn *
 			     ovm_va_add(w->base, w->plan->pieces[callee].off)))
 		return OVM_REFUSE_OUT_OF_RANGE;
 	map_add(w, insn->va, OVM_PROMOTE_CALL_LEN, insn->len, OVM_MAP_CALL | OVM_MAP_GUARD);
-	w->back[idx] = w->off;
+	raise_to(&w->back[idx], w->off);
 	return OVM_REFUSE_NONE;
 }
 
@@ -679,7 +754,7 @@ static enum ovm_refusal write_thunk(struct writer *w, uint32_t i)
 	return OVM_REFUSE_NONE;
 }
 
-/* Behind all copies of the block that the call is in, so where they go on is known. */
+/* When all copies of the block that the call is in are written, so where they go on is known. */
 static enum ovm_refusal write_slow(struct writer *w, uint32_t i, const uint8_t *from)
 {
 	const struct ovm_slot *slot = &w->plan->layout->slots.v[i];
@@ -737,43 +812,123 @@ static uint32_t count_guards(const struct ovm_emit_plan *plan, uint32_t i)
 	return n;
 }
 
-/* Exact number of map entries, so that the largest array is not grown by copying. */
-static uint64_t count_entries(const struct ovm_emit_plan *plan)
+/* Exact number of map entries of slot @i. */
+static uint32_t count_entries(const struct ovm_emit_plan *plan, uint32_t i)
 {
-	uint64_t n = 0;
-	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
+	const struct ovm_piece *piece = &plan->pieces[i];
+	return piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
+	       (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ) +
+	       ovm_count_entries(plan, i) + !!plan->layout->slots.v[i].call +
+	       (plan->layout->slots.v[i].slow ? 2 : 0) + count_guards(plan, i);
+}
+
+static bool write_or_refuse(struct writer *w, uint32_t i)
+{
+	enum ovm_refusal why = write_piece(w, i);
+	if (why != OVM_REFUSE_NONE)
+		w->bad = (struct ovm_bad){w->plan->layout->slots.v[i].cfg, why};
+	return why == OVM_REFUSE_NONE;
+}
+
+static void count_part(void *arg, uint32_t part)
+{
+	struct writer *w = (struct writer *)arg + part;
+	for (uint32_t i = w->first; i < w->end; i++)
+		w->cap += count_entries(w->plan, i);
+}
+
+/* All but the promoted calls as they were: these go back to behind the direct ones, which may be
+ * another part's. */
+static void write_part(void *arg, uint32_t part)
+{
+	struct writer *w = (struct writer *)arg + part;
+	const struct ovm_emit_plan *plan = w->plan;
+	if (w->first < w->end)
+		w->off = plan->pieces[w->first].off - plan->pieces[w->first].pad;
+	for (uint32_t i = w->first; i < w->end; i++) {
 		const struct ovm_piece *piece = &plan->pieces[i];
-		n += piece->n_body + (piece->pad != 0) + (ovm_branch_len(piece, 0) != 0) +
-		     (ovm_branch_len(piece, 1) != 0) + (piece->shape == OVM_SHAPE_JCXZ) +
-		     ovm_count_entries(plan, i) + !!plan->layout->slots.v[i].call +
-		     (plan->layout->slots.v[i].slow ? 2 : 0) + count_guards(plan, i);
+		if (i == plan->layout->n_hot)
+			w->off = plan->cold_off;
+		OVM_ASSERT(w->off + piece->pad == piece->off);
+		if (plan->layout->slots.v[i].slow) {
+			ovm_vec_push(&w->slow, ((struct slow){i, w->n}));
+			w->off += piece->pad + ovm_piece_len(piece);
+			w->n += count_entries(plan, i);
+			continue;
+		}
+		if (!write_or_refuse(w, i))
+			return;
 	}
-	return n;
+	OVM_ASSERT(w->n == w->cap);
+}
+
+static void write_slow_part(void *arg, uint32_t part)
+{
+	struct writer *w = (struct writer *)arg + part;
+	for (uint32_t k = 0; k < w->slow.n; k++) {
+		w->off = w->plan->pieces[w->slow.v[k].slot].off;
+		w->n = w->slow.v[k].entry;
+		if (!write_or_refuse(w, w->slow.v[k].slot))
+			return;
+	}
+}
+
+/* The parts, each with room for its entries in @map. */
+static struct writer *make_parts(const struct writer *common, struct ovm_map *map, uint32_t n_parts)
+{
+	struct writer *parts = ovm_alloc_array(n_parts, sizeof(*parts));
+	uint32_t n_slots = common->plan->layout->slots.n;
+	uint64_t n = 0;
+	for (uint32_t k = 0; k < n_parts; k++) {
+		parts[k] = *common;
+		parts[k].first = k * PART_SLOTS;
+		parts[k].end = k + 1 < n_parts ? (k + 1) * PART_SLOTS : n_slots;
+	}
+	ovm_parallel(n_parts, count_part, parts);
+	for (uint32_t k = 0; k < n_parts; k++)
+		n += parts[k].cap;
+	OVM_ASSERT(map->v.n == 0 && n < UINT32_MAX);
+	map->v.v = ovm_realloc_array(map->v.v, n, sizeof(map->v.v[0]));
+	map->v.n = map->v.cap = (uint32_t)n;
+	n = 0;
+	for (uint32_t k = 0; k < n_parts; k++) {
+		parts[k].entries = map->v.v + n;
+		n += parts[k].cap;
+	}
+	return parts;
+}
+
+/* The first refusal, in the order of the slots, if there is one. */
+static int refusal_of(const struct writer *parts, uint32_t n_parts, struct ovm_bad *bad)
+{
+	for (uint32_t k = 0; k < n_parts; k++) {
+		if (parts[k].bad.why == OVM_REFUSE_NONE)
+			continue;
+		*bad = parts[k].bad;
+		return OVM_REFUSED;
+	}
+	return 0;
 }
 
 int ovm_emit_write(const struct ovm_emit_plan *plan, ovm_va base, uint32_t tables_off,
 		   uint8_t *bytes, struct ovm_map *map, struct ovm_bad *bad)
 {
-	struct writer w = {plan, base, tables_off, bytes, map, NULL, 0, 0};
-	uint64_t n = count_entries(plan);
-	OVM_ASSERT(map->v.n == 0 && n < UINT32_MAX);
-	map->v.v = ovm_realloc_array(map->v.v, n, sizeof(map->v.v[0]));
-	map->v.cap = (uint32_t)n;
-	w.back = ovm_alloc_array((size_t)plan->promoted.n + 1, sizeof(*w.back));
-	enum ovm_refusal why = OVM_REFUSE_NONE;
-	for (uint32_t i = 0; i < plan->layout->slots.n; i++) {
-		if (i == plan->layout->n_hot) {
-			memset(bytes + w.off, 0xcc, plan->cold_off - w.off);
-			w.off = plan->cold_off;
-		}
-		OVM_ASSERT(w.off + plan->pieces[i].pad == plan->pieces[i].off);
-		why = write_piece(&w, i);
-		if (why == OVM_REFUSE_NONE)
-			continue;
-		*bad = (struct ovm_bad){plan->layout->slots.v[i].cfg, why};
-		break;
+	uint32_t n_parts = plan->layout->slots.n / PART_SLOTS + 1;
+	uint32_t *back = ovm_alloc_array((size_t)plan->promoted.n + 1, sizeof(*back));
+	struct writer common = {
+	    .plan = plan, .base = base, .tables_off = tables_off, .bytes = bytes, .back = back};
+	struct writer *parts = make_parts(&common, map, n_parts);
+	if (plan->cold_size)
+		memset(bytes + plan->hot_size, 0xcc, plan->cold_off - plan->hot_size);
+	ovm_parallel(n_parts, write_part, parts);
+	int rc = refusal_of(parts, n_parts, bad);
+	if (!rc) {
+		ovm_parallel(n_parts, write_slow_part, parts);
+		rc = refusal_of(parts, n_parts, bad);
 	}
-	free(w.back);
-	OVM_ASSERT(why != OVM_REFUSE_NONE || map->v.n == n);
-	return why == OVM_REFUSE_NONE ? 0 : OVM_REFUSED;
+	for (uint32_t k = 0; k < n_parts; k++)
+		ovm_vec_free(&parts[k].slow);
+	free(parts);
+	free(back);
+	return rc;
 }

@@ -14,22 +14,16 @@ enum {
 	SECTION_ALIGN = 64,
 };
 
+/* Of each shape: branch 0 short and long, branch 1 short and long. */
+static const uint8_t lengths[][2][2] = {
+    [OVM_SHAPE_NONE] = {{0, 0}, {0, 0}}, [OVM_SHAPE_JMP] = {{2, 5}, {0, 0}},
+    [OVM_SHAPE_JCC] = {{2, 6}, {0, 0}},	 [OVM_SHAPE_JCC_JMP] = {{2, 6}, {2, 5}},
+    [OVM_SHAPE_JCXZ] = {{2, 5}, {2, 5}},
+};
+
 uint32_t ovm_branch_len(const struct ovm_piece *piece, unsigned k)
 {
-	bool is_long = piece->is_long >> k & 1;
-	switch ((enum ovm_shape)piece->shape) {
-	case OVM_SHAPE_NONE:
-		return 0;
-	case OVM_SHAPE_JMP:
-		return k ? 0 : is_long ? 5 : 2;
-	case OVM_SHAPE_JCC:
-		return k ? 0 : is_long ? 6 : 2;
-	case OVM_SHAPE_JCC_JMP:
-		return is_long ? (k ? 5 : 6) : 2;
-	case OVM_SHAPE_JCXZ:
-		return is_long ? 5 : 2;
-	}
-	return 0;
+	return lengths[piece->shape][k][piece->is_long >> k & 1];
 }
 
 /* Bytes between the body and branch 0. */
