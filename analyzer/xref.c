@@ -25,6 +25,7 @@
  * another region's start.
  */
 #include "analyzer/xref.h"
+#include "base/parallel.h"
 
 #include <elf.h>
 #include <emmintrin.h>
@@ -40,6 +41,7 @@ enum {
 	REL8_BEFORE = 128, /* where the opcode of a rel8 branch into a window may stand, before and
 			      after its start */
 	REL8_AFTER = 131,
+	PART_BYTES = 4 << 10, /* are scanned by one worker at a time */
 };
 
 enum how { HOW_BRANCH, HOW_LEA, HOW_POINTER, HOW_VALUE };
@@ -47,6 +49,11 @@ enum how { HOW_BRANCH, HOW_LEA, HOW_POINTER, HOW_VALUE };
 struct window {
 	uint64_t lo, at; /* region start; first byte that would be overwritten */
 	uint32_t starts; /* bit k: an instruction starts at at+k, 0 < k < 5 */
+};
+
+struct doubt { /* a value that may be a pointer into a window */
+	uint32_t window;
+	uint64_t from; /* where it stands */
 };
 
 struct scan {
@@ -65,6 +72,13 @@ struct scan {
 	ovm_insns insns;
 	const struct ovm_cfg *last_cfg;
 	bool last_unknown; /* whether last_cfg has a jump that may go anywhere */
+};
+
+struct part { /* of a segment */
+	const struct scan *scan;
+	const struct ovm_segment *seg;
+	uint64_t first, n; /* bytes, from the segment's start */
+	OVM_VEC(struct doubt) doubts;
 };
 
 /* --- instructions of any region
@@ -130,9 +144,17 @@ static bool is_operand(struct scan *scan, uint64_t from)
 	return is_disp || at + 4 == insn->len || at + 8 == insn->len;
 }
 
-/* @from: where the reference stands, for HOW_VALUE. */
-static void found(struct scan *scan, uint64_t target, enum how how, uint64_t from)
+/* The parts are scanned at the same time, and most of their hits say nothing new. */
+static void set_flag(struct ovm_xref *ref, uint8_t flag)
 {
+	if (!(__atomic_load_n(&ref->flags, __ATOMIC_RELAXED) & flag))
+		__atomic_fetch_or(&ref->flags, flag, __ATOMIC_RELAXED);
+}
+
+/* @from: where the reference stands, for HOW_VALUE. */
+static void found(struct part *part, uint64_t target, enum how how, uint64_t from)
+{
+	const struct scan *scan = part->scan;
 	uint32_t lo = 0, hi = scan->n;
 	while (lo < hi) { /* first window beyond the target */
 		uint32_t mid = lo + (hi - lo) / 2;
@@ -145,14 +167,12 @@ static void found(struct scan *scan, uint64_t target, enum how how, uint64_t fro
 		return;
 	const struct window *win = &scan->windows[lo - 1];
 	struct ovm_xref *ref = &scan->refs[lo - 1];
-	if (target == win->lo || target == win->at) {
-		ref->flags |= how == HOW_BRANCH ? OVM_XREF_CALLED : OVM_XREF_ADDRESS;
-		return;
-	}
-	if (!is_inside(win, target) || (ref->flags & OVM_XREF_INSIDE))
-		return;
-	if (how != HOW_VALUE || ((win->starts >> (target - win->at) & 1) && is_operand(scan, from)))
-		ref->flags |= OVM_XREF_INSIDE;
+	if (target == win->lo || target == win->at)
+		set_flag(ref, how == HOW_BRANCH ? OVM_XREF_CALLED : OVM_XREF_ADDRESS);
+	else if (is_inside(win, target) && how != HOW_VALUE)
+		set_flag(ref, OVM_XREF_INSIDE);
+	else if (is_inside(win, target) && (win->starts >> (target - win->at) & 1))
+		ovm_vec_push(&part->doubts, ((struct doubt){lo - 1, from}));
 }
 
 static inline bool may_hit(const struct scan *scan, uint64_t target)
@@ -164,10 +184,10 @@ static inline bool may_hit(const struct scan *scan, uint64_t target)
 	return scan->filter[at >> 6] >> (at & 63) & 1;
 }
 
-static inline void meet(struct scan *scan, uint64_t target, enum how how)
+static inline void meet(struct part *part, uint64_t target, enum how how)
 {
-	if (may_hit(scan, target))
-		found(scan, target, how, 0);
+	if (may_hit(part->scan, target))
+		found(part, target, how, 0);
 }
 
 static void make_filter(struct scan *scan)
@@ -201,21 +221,21 @@ static inline uint32_t load32(const uint8_t *p) /* ovm_le32 where a call would s
 	return x;
 }
 
-/* e8/e9 disp32; 0f 80..8f disp32; 8d modrm(rip) disp32 */
-static void scan_opcode(struct scan *scan, const uint8_t *p, uint64_t i, uint64_t n, uint64_t va)
+/* e8/e9 disp32; 0f 80..8f disp32; 8d modrm(rip) disp32. @n: bytes of the segment. */
+static void scan_opcode(struct part *part, const uint8_t *p, uint64_t i, uint64_t n, uint64_t va)
 {
 	if (p[i] == 0xe8 || p[i] == 0xe9) {
 		if (i + 5 <= n)
-			meet(scan, va + i + 5 + (uint64_t)(int32_t)load32(p + i + 1), HOW_BRANCH);
+			meet(part, va + i + 5 + (uint64_t)(int32_t)load32(p + i + 1), HOW_BRANCH);
 		return;
 	}
 	if (i + 6 > n)
 		return;
 	uint64_t target = va + i + 6 + (uint64_t)(int32_t)load32(p + i + 2);
 	if (p[i] == 0x0f && (p[i + 1] & 0xf0) == 0x80)
-		meet(scan, target, HOW_BRANCH);
+		meet(part, target, HOW_BRANCH);
 	else if (p[i] == 0x8d && (p[i + 1] & 0xc7) == 0x05)
-		meet(scan, target, HOW_LEA);
+		meet(part, target, HOW_LEA);
 }
 
 /* A bit for each of 16 bytes that may be an opcode of the above. */
@@ -230,14 +250,14 @@ static inline unsigned opcodes(const uint8_t *p)
 }
 
 /* At any byte. */
-static void scan_code(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
+static void scan_code(struct part *part, const uint8_t *p, uint64_t va)
 {
-	uint64_t i = 0;
-	for (; i + STEP <= n; i += STEP)
+	uint64_t i = part->first, end = i + part->n, n = part->seg->filesz;
+	for (; i + STEP <= end; i += STEP)
 		for (unsigned bits = opcodes(p + i); bits; bits &= bits - 1)
-			scan_opcode(scan, p, i + (unsigned)__builtin_ctz(bits), n, va);
-	for (; i < n; i++)
-		scan_opcode(scan, p, i, n, va);
+			scan_opcode(part, p, i + (unsigned)__builtin_ctz(bits), n, va);
+	for (; i < end; i++)
+		scan_opcode(part, p, i, n, va);
 }
 
 /* A bit for each of the 16 32-bit values from @p on, one at every byte, that lies in [lo, lo +
@@ -259,53 +279,86 @@ static inline unsigned nears(const uint8_t *p, uint32_t lo, uint32_t span)
 	return (unsigned)_mm_movemask_epi8(bytes);
 }
 
-static inline void scan_value(struct scan *scan, uint64_t value, uint64_t va)
+static inline void scan_value(struct part *part, uint64_t value, uint64_t va)
 {
-	if (may_hit(scan, value))
-		found(scan, value, HOW_VALUE, va);
+	if (may_hit(part->scan, value))
+		found(part, value, HOW_VALUE, va);
 }
 
-static void scan_values(struct scan *scan, const uint8_t *p, uint64_t n, uint64_t va)
+static void scan_values(struct part *part, const uint8_t *p, uint64_t va)
 {
+	const struct scan *scan = part->scan;
 	bool is_low = scan->lo + scan->span <= UINT32_MAX;
-	uint64_t len = is_low ? 4 : 8, i = 0;
-	for (; is_low && i + STEP + len <= n; i += STEP)
+	uint64_t len = is_low ? 4 : 8, i = part->first, end = i + part->n, n = part->seg->filesz;
+	for (; is_low && i + STEP <= end && i + STEP + len <= n; i += STEP)
 		for (unsigned bits = nears(p + i, (uint32_t)scan->lo, (uint32_t)scan->span); bits;
 		     bits &= bits - 1) {
 			uint64_t at = i + (unsigned)__builtin_ctz(bits);
-			scan_value(scan, load32(p + at), va + at);
+			scan_value(part, load32(p + at), va + at);
 		}
-	for (; i + len <= n; i++)
-		scan_value(scan, is_low ? load32(p + i) : ovm_le64(p + i), va + i);
+	for (; i < end && i + len <= n; i++)
+		scan_value(part, is_low ? load32(p + i) : ovm_le64(p + i), va + i);
+}
+
+static void scan_part(void *arg, uint32_t i)
+{
+	struct part *part = (struct part *)arg + i;
+	const struct ovm_image *image = part->scan->image;
+	const uint8_t *p = image->bytes + part->seg->off.v;
+	if (part->seg->flags & PF_X)
+		scan_code(part, p, part->seg->lo.v);
+	if (!image->is_dyn)
+		scan_values(part, p, part->seg->lo.v);
+}
+
+/* Decoding is the scanner's own: no part does it. */
+static void settle_doubts(struct scan *scan, const struct part *part)
+{
+	for (uint32_t i = 0; i < part->doubts.n; i++) {
+		struct ovm_xref *ref = &scan->refs[part->doubts.v[i].window];
+		if (!(ref->flags & OVM_XREF_INSIDE) && is_operand(scan, part->doubts.v[i].from))
+			ref->flags |= OVM_XREF_INSIDE;
+	}
 }
 
 static void scan_segments(struct scan *scan)
 {
 	const struct ovm_image *image = scan->image;
+	OVM_VEC(struct part) parts = {0};
 	for (uint32_t i = 0; i < image->segments.n; i++) {
 		const struct ovm_segment *seg = &image->segments.v[i];
-		const uint8_t *p = image->bytes + seg->off.v;
-		if (seg->flags & PF_X)
-			scan_code(scan, p, seg->filesz, seg->lo.v);
-		if (!image->is_dyn)
-			scan_values(scan, p, seg->filesz, seg->lo.v);
+		for (uint64_t at = 0; at < seg->filesz; at += PART_BYTES) {
+			uint64_t left = seg->filesz - at;
+			ovm_vec_push(&parts,
+				     ((struct part){.scan = scan,
+						    .seg = seg,
+						    .first = at,
+						    .n = left < PART_BYTES ? left : PART_BYTES}));
+		}
 	}
+	ovm_parallel(parts.n, scan_part, parts.v);
+	for (uint32_t i = 0; i < parts.n; i++) {
+		settle_doubts(scan, &parts.v[i]);
+		ovm_vec_free(&parts.v[i].doubts);
+	}
+	ovm_vec_free(&parts);
 }
 
 static void scan_records(struct scan *scan)
 {
 	const struct ovm_image *image = scan->image;
+	struct part part = {.scan = scan};
 	for (uint32_t i = 0; i < image->relocs.n; i++) {
 		const struct ovm_reloc *reloc = &image->relocs.v[i];
 		if (reloc->type == R_X86_64_RELATIVE || reloc->type == R_X86_64_IRELATIVE ||
 		    reloc->type == R_X86_64_RELATIVE64)
-			meet(scan, (uint64_t)reloc->addend, HOW_POINTER);
+			meet(&part, (uint64_t)reloc->addend, HOW_POINTER);
 	}
 	for (uint32_t i = 0; i < image->symbols.n; i++)
-		meet(scan, image->symbols.v[i].va.v, HOW_POINTER);
-	meet(scan, image->entry.v, HOW_POINTER);
-	meet(scan, image->init.v, HOW_POINTER);
-	meet(scan, image->fini.v, HOW_POINTER);
+		meet(&part, image->symbols.v[i].va.v, HOW_POINTER);
+	meet(&part, image->entry.v, HOW_POINTER);
+	meet(&part, image->init.v, HOW_POINTER);
+	meet(&part, image->fini.v, HOW_POINTER);
 }
 
 /* --- the instructions in a window

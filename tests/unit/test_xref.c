@@ -259,6 +259,24 @@ static void test_graph(void **state)
 	assert_int_equal(scan_with(&cfg).flags, OVM_XREF_NO_ROOM);
 }
 
+/* Pages are scanned by different workers: what stands across their border is seen, once. */
+static void test_page_borders(void **state)
+{
+	(void)state;
+	for (uint64_t at = DATA - 8; at <= DATA; at++) {
+		uint8_t jump[5] = {0xe9};
+		ovm_put32(jump + 1, (uint32_t)(A + 1 - (at + 5)));
+		MAKE_B(1, 0x90);
+		mini_put(&mini, at, jump, sizeof(jump));
+		assert_int_equal(flags(), OVM_XREF_INSIDE);
+		uint8_t value[4];
+		ovm_put32(value, (uint32_t)(MINI_VA + A + 4));
+		MAKE_B(0, 0x90);
+		mini_put(&mini, at, value, sizeof(value));
+		assert_int_equal(flags(), OVM_XREF_INSIDE);
+	}
+}
+
 int main(void)
 {
 	ovm_ctx_init(&ctx);
@@ -269,6 +287,7 @@ int main(void)
 	    cmocka_unit_test(test_short_branches), cmocka_unit_test(test_addresses),
 	    cmocka_unit_test(test_relocations),	   cmocka_unit_test(test_room),
 	    cmocka_unit_test(test_endbr64),	   cmocka_unit_test(test_graph),
+	    cmocka_unit_test(test_page_borders),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	ovm_decoder_close(dec);
