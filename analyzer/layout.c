@@ -268,6 +268,7 @@ struct ordering {
 	uint64_t *size;	 /* hot bytes of each group */
 	uint32_t *order; /* of the groups */
 	uint32_t n_ordered;
+	ovm_calls calls;
 };
 
 /* The order of the groups needs their sizes only, so it is found beside those of the blocks. */
@@ -276,7 +277,9 @@ static void order_one(void *arg, uint32_t i)
 	struct ordering *o = arg;
 
 	if (!i) {
-		o->n_ordered = ovm_order_regions(o->program, o->opts->order, o->size, o->order);
+		ovm_program_calls(o->program, &o->calls);
+		o->n_ordered =
+		    ovm_order_regions(o->program, &o->calls, o->opts->order, o->size, o->order);
 	} else if (o->program->cfgs.v[i - 1]) {
 		order_group(o->program->cfgs.v[i - 1], o->opts, &o->groups[i - 1]);
 		add_scores(o->program->cfgs.v[i - 1], &o->groups[i - 1]);
@@ -284,8 +287,9 @@ static void order_one(void *arg, uint32_t i)
 }
 
 /* Which groups get slots; a pure copy takes all. */
-static bool *choose(const struct ovm_program *program, const struct ovm_layout_opts *opts,
-		    const struct group *groups, struct ovm_layout *layout)
+static bool *choose(const struct ovm_program *program, const ovm_calls *calls,
+		    const struct ovm_layout_opts *opts, const struct group *groups,
+		    struct ovm_layout *layout)
 {
 	uint32_t n = program->cfgs.n;
 	double *gain = ovm_alloc_array(n ? n : 1, sizeof(*gain));
@@ -298,7 +302,7 @@ static bool *choose(const struct ovm_program *program, const struct ovm_layout_o
 	if (opts->promote)
 		ovm_promote_choose(program, &layout->promotions);
 	if (!opts->take_all && !opts->keep_block_order)
-		ovm_worth_choose(program, &layout->promotions, gain, is_worth);
+		ovm_worth_choose(program, calls, &layout->promotions, gain, is_worth);
 	for (uint32_t i = 0; i < n; i++)
 		if (!is_worth[i])
 			ovm_vec_push(&layout->not_worth, i);
@@ -313,7 +317,7 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 	struct group *groups = ovm_alloc_array(n ? n : 1, sizeof(*groups));
 	uint64_t *size = ovm_alloc_array(n ? n : 1, sizeof(*size));
 	uint32_t *order = ovm_alloc_array(n ? n : 1, sizeof(*order));
-	struct ordering o = {program, opts, groups, size, order, 0};
+	struct ordering o = {program, opts, groups, size, order, 0, {0}};
 	struct ovm_layout layout = {0};
 
 	(void)ctx;
@@ -321,7 +325,7 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 		if (program->cfgs.v[i])
 			size[i] = select_hot(program->cfgs.v[i], opts, &groups[i]);
 	ovm_parallel(n + 1, order_one, &o);
-	bool *is_worth = choose(program, opts, groups, &layout);
+	bool *is_worth = choose(program, &o.calls, opts, groups, &layout);
 	keep_copied(program, is_worth, &layout.promotions);
 	for (uint32_t i = 0; i < n; i++) {
 		layout.score += is_worth[i] ? groups[i].score : groups[i].score_original;
@@ -338,6 +342,7 @@ void ovm_layout_build(struct ovm_ctx *ctx, const struct ovm_program *program,
 				   groups[order[i]].n_hot, groups[order[i]].n);
 	if (opts->tails && !opts->keep_block_order)
 		ovm_tails_add(program, &layout);
+	ovm_vec_free(&o.calls);
 	for (uint32_t i = 0; i < n; i++)
 		free(groups[i].order);
 	free(is_worth);

@@ -58,9 +58,9 @@ double ovm_exttsp_score(const uint32_t *order, uint32_t n, const uint64_t *sizes
 enum ovm_order { OVM_ORDER_ORIGINAL, OVM_ORDER_HFSORT, OVM_ORDER_CDSORT };
 
 /* Order of the cfgs of a program (NULL slots left out): @order receives cfg indices, returns how
- * many. @size[i]: hot bytes of cfg i. */
-uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how,
-			   const uint64_t *size, uint32_t *order);
+ * many. @calls: of ovm_program_calls. @size[i]: hot bytes of cfg i. */
+uint32_t ovm_order_regions(const struct ovm_program *program, const ovm_calls *calls,
+			   enum ovm_order how, const uint64_t *size, uint32_t *order);
 
 /* The whole layout: blocks, regions, hot part, cold part. */
 struct ovm_layout_opts {

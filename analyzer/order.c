@@ -35,15 +35,12 @@ static void number_groups(const struct ovm_program *program, struct numbering *n
 	}
 }
 
-static void add_calls(const struct ovm_program *program, const struct numbering *num,
-		      struct ovm_cg *graph)
+static void add_calls(const struct ovm_program *program, const ovm_calls *calls,
+		      const struct numbering *num, struct ovm_cg *graph)
 {
-	ovm_calls calls = {0};
-
-	ovm_program_calls(program, &calls);
-	graph->calls = ovm_alloc_array(calls.n ? calls.n : 1, sizeof(*graph->calls));
-	for (uint32_t i = 0; i < calls.n; i++) {
-		const struct ovm_call *call = &calls.v[i];
+	graph->calls = ovm_alloc_array(calls->n ? calls->n : 1, sizeof(*graph->calls));
+	for (uint32_t i = 0; i < calls->n; i++) {
+		const struct ovm_call *call = &calls->v[i];
 		const struct ovm_cfg *cfg = program->cfgs.v[call->cfg];
 		const struct ovm_block *block = &cfg->blocks[call->block];
 		uint64_t start = cfg->blocks[0].lo.v, at = block->lo.v + call->offset;
@@ -55,7 +52,6 @@ static void add_calls(const struct ovm_program *program, const struct numbering 
 		    (struct ovm_cg_call){num->node_of[call->cfg], num->node_of[callee], call->count,
 					 at > start ? at - start : 0};
 	}
-	ovm_vec_free(&calls);
 }
 
 /* Executions: of the entry block, or as many as there were calls, at least one if anything ran. */
@@ -79,8 +75,8 @@ static void add_counts(const struct ovm_program *program, const struct numbering
 	free(called);
 }
 
-uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how,
-			   const uint64_t *size, uint32_t *order)
+uint32_t ovm_order_regions(const struct ovm_program *program, const ovm_calls *calls,
+			   enum ovm_order how, const uint64_t *size, uint32_t *order)
 {
 	struct ovm_cg graph = {0};
 	struct numbering num;
@@ -94,7 +90,7 @@ uint32_t ovm_order_regions(const struct ovm_program *program, enum ovm_order how
 		order[i] = i;
 	}
 	if (how != OVM_ORDER_ORIGINAL) {
-		add_calls(program, &num, &graph);
+		add_calls(program, calls, &num, &graph);
 		add_counts(program, &num, &graph);
 		(how == OVM_ORDER_CDSORT ? ovm_cdsort : ovm_hfsort)(&graph, order);
 	}

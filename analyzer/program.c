@@ -486,8 +486,23 @@ static int by_place(const void *a, const void *b)
 	return x->callee < y->callee ? -1 : x->callee > y->callee;
 }
 
+/* Two sorted lists become one. */
+static void merge_calls(ovm_calls *calls, const ovm_calls *others)
+{
+	uint32_t i = calls->n, k = others->n;
+	ovm_vec_reserve(calls, calls->n + others->n);
+	calls->n += others->n;
+	for (uint32_t to = calls->n; k; to--) {
+		bool is_other = !i || by_place(&calls->v[i - 1], &others->v[k - 1]) <= 0;
+		calls->v[to - 1] = is_other ? others->v[--k] : calls->v[--i];
+	}
+}
+
 void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls)
 {
+	ovm_calls indirect = {0};
+
+	OVM_ASSERT(!calls->n);
 	for (uint32_t c = 0; c < program->cfgs.n; c++)
 		for (uint32_t bb = 0; program->cfgs.v[c] && bb < program->cfgs.v[c]->n_blocks; bb++)
 			block_calls(program, c, bb, calls);
@@ -496,8 +511,10 @@ void ovm_program_calls(const struct ovm_program *program, ovm_calls *calls)
 
 		if (program->cfgs.v[call->cfg] &&
 		    program->cfg_of_region[call->callee] != OVM_NONE) /* not dropped */
-			ovm_vec_push(calls, *call);
+			ovm_vec_push(&indirect, *call);
 	}
-	if (program->indirect.n && calls->n)
-		qsort(calls->v, calls->n, sizeof(calls->v[0]), by_place);
+	if (indirect.n)
+		qsort(indirect.v, indirect.n, sizeof(indirect.v[0]), by_place);
+	merge_calls(calls, &indirect);
+	ovm_vec_free(&indirect);
 }

@@ -60,22 +60,19 @@ static uint64_t direct_count(const struct choice *c, const struct ovm_call *call
 	return p && p->callee == call->callee ? p->hits : 0;
 }
 
-static void add_links(struct choice *c)
+static void add_links(struct choice *c, const ovm_calls *calls)
 {
 	const struct ovm_program *program = c->program;
-	ovm_calls calls = {0};
 	uint32_t next = 0;
 
-	ovm_program_calls(program, &calls);
-	for (uint32_t i = 0; i < calls.n; i++) {
-		const struct ovm_call *call = &calls.v[i];
+	for (uint32_t i = 0; i < calls->n; i++) {
+		const struct ovm_call *call = &calls->v[i];
 		uint32_t to = program->cfg_of_region[call->callee];
 		uint64_t count = direct_count(c, call);
 
 		if (count && call->cfg != to)
 			ovm_vec_push(&c->links, ((struct link){call->cfg, to, count}));
 	}
-	ovm_vec_free(&calls);
 	for (uint32_t i = 0; i < program->cfgs.n; i++) {
 		c->first_out[i] = next;
 		while (next < c->links.n && c->links.v[next].from == i)
@@ -147,8 +144,8 @@ static void leave(struct choice *c, uint32_t idx)
 	}
 }
 
-uint32_t ovm_worth_choose(const struct ovm_program *program, const ovm_promotions *promotions,
-			  const double *gain, bool *is_worth)
+uint32_t ovm_worth_choose(const struct ovm_program *program, const ovm_calls *calls,
+			  const ovm_promotions *promotions, const double *gain, bool *is_worth)
 {
 	size_t n = program->cfgs.n ? program->cfgs.n : 1;
 	struct choice c = {
@@ -161,7 +158,7 @@ uint32_t ovm_worth_choose(const struct ovm_program *program, const ovm_promotion
 	c.first_in = ovm_alloc_array(n + 1, sizeof(*c.first_in));
 	c.queue = ovm_alloc_array(n, sizeof(*c.queue));
 	c.is_queued = ovm_alloc_array(n, sizeof(*c.is_queued));
-	add_links(&c);
+	add_links(&c, calls);
 	c.in = ovm_alloc_array(c.links.n ? c.links.n : 1, sizeof(*c.in));
 	index_callees(&c);
 	for (uint32_t i = program->cfgs.n; i-- > 0;) {

@@ -70,7 +70,11 @@ static void call(struct made *m, uint32_t from, uint32_t k, uint32_t to)
 
 static uint32_t choose(struct made *m)
 {
-	return ovm_worth_choose(&m->program, &m->promotions, m->gain, m->is_worth);
+	ovm_calls calls = {0};
+	ovm_program_calls(&m->program, &calls);
+	uint32_t n = ovm_worth_choose(&m->program, &calls, &m->promotions, m->gain, m->is_worth);
+	ovm_vec_free(&calls);
+	return n;
 }
 
 static void fini(struct made *m)
