@@ -35,10 +35,19 @@ static uint64_t clamp_count(uint64_t n)
 	return add_saturated(n, 0);
 }
 
-/* First index in a sorted list whose key is >= @va. */
-#define LOWER_BOUND(list, key, va, out)                                                            \
+/* Sets @out to the first index below @end in a sorted list whose key is >= @va, or @end. Looks near
+ * the old value of @out first: blocks are asked for in order, and a list may have a million
+ * records. */
+#define LOWER_BOUND(list, end, key, va, out)                                                       \
 	do {                                                                                       \
-		uint32_t lo_ = 0, hi_ = (list)->n;                                                 \
+		uint32_t lo_ = (out), hi_ = lo_, step_ = 1;                                        \
+		if (lo_ > (end) || (lo_ && (list)->v[lo_ - 1].key.v >= (va)))                      \
+			lo_ = hi_ = 0, step_ = (end);                                              \
+		while (hi_ < (end) && (list)->v[hi_].key.v < (va)) {                               \
+			lo_ = hi_ + 1;                                                             \
+			hi_ = (end)-lo_ > step_ ? lo_ + step_ : (end);                             \
+			step_ *= 2;                                                                \
+		}                                                                                  \
 		while (lo_ < hi_) {                                                                \
 			uint32_t mid_ = lo_ + (hi_ - lo_) / 2;                                     \
 			if ((list)->v[mid_].key.v < (va))                                          \
@@ -62,11 +71,12 @@ static void clear(struct ovm_cfg *cfg)
  * a block is enough. */
 static void attach_samples(struct ovm_cfg *cfg, const struct ovm_prof_module *module)
 {
+	uint32_t i = 0;
+
 	ovm_cfg_foreach_bb (cfg, bb) {
 		struct ovm_block *block = &cfg->blocks[bb];
-		uint32_t i;
 
-		LOWER_BOUND(&module->samples, va, block->lo.v, i);
+		LOWER_BOUND(&module->samples, module->samples.n, va, block->lo.v, i);
 		for (; i < module->samples.n && module->samples.v[i].va.v < block->hi.v; i++)
 			block->samples = add_saturated(block->samples, module->samples.v[i].count);
 		cfg->samples = add_saturated(cfg->samples, block->samples);
@@ -107,13 +117,12 @@ static bool attach_jump(struct ovm_cfg *cfg, uint32_t bb, ovm_va from, ovm_va to
 /* Exact edges and branch records that start in @cfg. Returns how many were understood. */
 static uint32_t attach_edges(struct ovm_cfg *cfg, const struct ovm_prof_module *module)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, i = 0;
 
 	ovm_cfg_foreach_bb (cfg, bb) {
 		ovm_va from = ovm_block_last(cfg, bb)->va;
-		uint32_t i;
 
-		LOWER_BOUND(&module->edges, from, from.v, i);
+		LOWER_BOUND(&module->edges, module->edges.n, from, from.v, i);
 		for (; i < module->edges.n && module->edges.v[i].from.v == from.v; i++)
 			n += attach_jump(cfg, bb, from, module->edges.v[i].to,
 					 module->edges.v[i].count);
@@ -123,13 +132,12 @@ static uint32_t attach_edges(struct ovm_cfg *cfg, const struct ovm_prof_module *
 
 static uint32_t attach_branches(struct ovm_cfg *cfg, const struct ovm_prof_module *module)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, i = 0;
 
 	ovm_cfg_foreach_bb (cfg, bb) {
 		ovm_va from = ovm_block_last(cfg, bb)->va;
-		uint32_t i;
 
-		LOWER_BOUND(&module->branches, from, from.v, i);
+		LOWER_BOUND(&module->branches, module->branches.n, from, from.v, i);
 		for (; i < module->branches.n && module->branches.v[i].from.v == from.v; i++)
 			n += attach_jump(cfg, bb, from, module->branches.v[i].to,
 					 module->branches.v[i].count);
@@ -157,12 +165,10 @@ static uint32_t attach_range(struct ovm_cfg *cfg, uint32_t bb, const struct ovm_
 
 static uint32_t attach_ranges(struct ovm_cfg *cfg, const struct ovm_prof_module *module)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, i = 0;
 
 	ovm_cfg_foreach_bb (cfg, bb) {
-		uint32_t i;
-
-		LOWER_BOUND(&module->ranges, from, cfg->blocks[bb].lo.v, i);
+		LOWER_BOUND(&module->ranges, module->ranges.n, from, cfg->blocks[bb].lo.v, i);
 		for (; i < module->ranges.n && module->ranges.v[i].from.v < cfg->blocks[bb].hi.v;
 		     i++)
 			n += attach_range(cfg, bb, &module->ranges.v[i]);
@@ -171,22 +177,15 @@ static uint32_t attach_ranges(struct ovm_cfg *cfg, const struct ovm_prof_module 
 }
 
 /* Arrivals from outside, records from 0, of a sorted list. */
-#define ATTACH_ENTRIES(cfg, list, in, n)                                                           \
+#define ATTACH_ENTRIES(cfg, list, in, found)                                                       \
 	do {                                                                                       \
-		uint32_t end_;                                                                     \
-		LOWER_BOUND(list, from, 1, end_);                                                  \
+		uint32_t end_ = 0, a_ = 0;                                                         \
+		LOWER_BOUND(list, (list)->n, from, 1, end_);                                       \
 		for (uint32_t bb_ = 0; end_ && bb_ < (cfg)->n_blocks; bb_++) {                     \
-			uint32_t a_ = 0, b_ = end_;                                                \
-			while (a_ < b_) {                                                          \
-				uint32_t mid_ = a_ + (b_ - a_) / 2;                                \
-				if ((list)->v[mid_].to.v < (cfg)->blocks[bb_].lo.v)                \
-					a_ = mid_ + 1;                                             \
-				else                                                               \
-					b_ = mid_;                                                 \
-			}                                                                          \
+			LOWER_BOUND(list, end_, to, (cfg)->blocks[bb_].lo.v, a_);                  \
 			if (a_ < end_ && (list)->v[a_].to.v == (cfg)->blocks[bb_].lo.v) {          \
 				(in)[bb_] = clamp_count((list)->v[a_].count);                      \
-				(n)++;                                                             \
+				(found)++;                                                         \
 			}                                                                          \
 		}                                                                                  \
 	} while (0)
