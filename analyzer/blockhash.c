@@ -20,6 +20,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#define XXH_INLINE_ALL /* eight bytes at a time: a call would cost as much again */
 #include <xxhash.h>
 
 enum { MAX_INSN = 15 };
@@ -127,38 +128,45 @@ static uint64_t operation(const struct ovm_insn *insn, const uint8_t *bytes)
 
 /* --- blocks --- */
 
-/* Index of the instruction at @va, OVM_NONE. */
-static uint32_t insn_at(const ovm_insns *insns, ovm_va va)
+/* Receives for each byte of the region 1 + the index of the instruction that starts there, or 0. */
+static uint32_t *index_insns(const ovm_insns *insns, ovm_va lo, ovm_va hi)
 {
-	uint32_t lo = 0, hi = insns->n;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-		if (insns->v[mid].va.v < va.v)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < insns->n && insns->v[lo].va.v == va.v ? lo : OVM_NONE;
+	uint32_t *at = ovm_alloc_array(hi.v - lo.v, sizeof(*at));
+	for (uint32_t i = 0; i < insns->n; i++)
+		at[insns->v[i].va.v - lo.v] = i + 1;
+	return at;
 }
 
-/* Receives for each instruction the block it begins, OVM_NONE for the others. */
-static uint32_t *number_blocks(const ovm_insns *insns, uint32_t *n_blocks)
+struct blocks {
+	const ovm_insns *insns;
+	ovm_va lo, hi;
+	const uint32_t *at; /* as above */
+	uint32_t *of;	    /* [insns->n]: the block that begins there, or OVM_NONE */
+	uint32_t n;
+};
+
+/* The instruction that @insn branches to, OVM_NONE: outside, or between instructions. */
+static uint32_t target_of(const struct blocks *blocks, const struct ovm_insn *insn)
 {
-	uint32_t *block_of = ovm_alloc_array(insns->n, sizeof(*block_of));
-	block_of[0] = 1;
+	if (!is_branch(insn) || !ovm_va_in(insn->target, blocks->lo, blocks->hi))
+		return OVM_NONE;
+	return blocks->at[insn->target.v - blocks->lo.v] - 1; /* 0 becomes OVM_NONE */
+}
+
+static void number_blocks(struct blocks *blocks)
+{
+	const ovm_insns *insns = blocks->insns;
+	blocks->of = ovm_alloc_array(insns->n, sizeof(*blocks->of));
+	blocks->of[0] = 1;
 	for (uint32_t i = 0; i < insns->n; i++) {
-		uint32_t target =
-		    is_branch(&insns->v[i]) ? insn_at(insns, insns->v[i].target) : OVM_NONE;
+		uint32_t target = target_of(blocks, &insns->v[i]);
 		if (target != OVM_NONE)
-			block_of[target] = 1;
+			blocks->of[target] = 1;
 		if (ends_block(&insns->v[i]) && i + 1 < insns->n)
-			block_of[i + 1] = 1;
+			blocks->of[i + 1] = 1;
 	}
-	uint32_t n = 0;
 	for (uint32_t i = 0; i < insns->n; i++)
-		block_of[i] = block_of[i] ? n++ : OVM_NONE;
-	*n_blocks = n;
-	return block_of;
+		blocks->of[i] = blocks->of[i] ? blocks->n++ : OVM_NONE;
 }
 
 struct parts { /* of one block's hash, before they are packed */
@@ -196,15 +204,14 @@ static void join(struct parts *parts, uint32_t src, uint32_t dst)
 	parts[dst].before += mix(SEED_BEFORE, parts[src].opcodes);
 }
 
-static void hash_neighbours(const ovm_insns *insns, const uint32_t *block_of, uint32_t n_blocks,
-			    struct parts *parts)
+static void hash_neighbours(const struct blocks *blocks, struct parts *parts)
 {
-	for (uint32_t bb = 0; bb < n_blocks; bb++) {
-		const struct ovm_insn *last = &insns->v[parts[bb].last];
-		uint32_t target = is_branch(last) ? insn_at(insns, last->target) : OVM_NONE;
+	for (uint32_t bb = 0; bb < blocks->n; bb++) {
+		const struct ovm_insn *last = &blocks->insns->v[parts[bb].last];
+		uint32_t target = target_of(blocks, last);
 		if (target != OVM_NONE)
-			join(parts, bb, block_of[target]);
-		if (!ovm_insn_is_end(last) && bb + 1 < n_blocks)
+			join(parts, bb, blocks->of[target]);
+		if (!ovm_insn_is_end(last) && bb + 1 < blocks->n)
 			join(parts, bb, bb + 1);
 	}
 }
@@ -230,20 +237,22 @@ int ovm_blockhash_build(struct ovm_decoder *dec, const struct ovm_image *image, 
 			ovm_va hi, struct ovm_blockhash *out)
 {
 	enum ovm_refusal why;
-	uint32_t n_blocks;
 	out->blocks.n = out->insns.n = 0;
 	out->hash = 0;
 	if (hi.v - lo.v > UINT32_MAX || ovm_decode_range(dec, image, lo, hi, &out->insns, &why) ||
 	    !out->insns.n)
 		return OVM_REFUSED;
 	const uint8_t *bytes = ovm_image_code(image, lo, hi.v - lo.v);
-	uint32_t *block_of = number_blocks(&out->insns, &n_blocks);
-	struct parts *parts = ovm_alloc_array(n_blocks, sizeof(*parts));
-	hash_insns(image, bytes, lo, hi, block_of, out, parts);
-	hash_neighbours(&out->insns, block_of, n_blocks, parts);
-	pack(parts, n_blocks, lo, hi, out);
+	uint32_t *at = index_insns(&out->insns, lo, hi);
+	struct blocks blocks = {.insns = &out->insns, .lo = lo, .hi = hi, .at = at};
+	number_blocks(&blocks);
+	struct parts *parts = ovm_alloc_array(blocks.n, sizeof(*parts));
+	hash_insns(image, bytes, lo, hi, blocks.of, out, parts);
+	hash_neighbours(&blocks, parts);
+	pack(parts, blocks.n, lo, hi, out);
 	free(parts);
-	free(block_of);
+	free(blocks.of);
+	free(at);
 	return 0;
 }
 
