@@ -25,7 +25,7 @@
 #include <xxhash.h>
 
 enum {
-	HASH_PIECE = 8 << 20,
+	PIECE = 8 << 20, /* of a file that is read in passing */
 	PAGE = 4096,
 	BUILD_ID_MAX = 39, /* its hex form fits image->id */
 };
@@ -479,20 +479,28 @@ static int load_all(struct ovm_image_load *load)
 	return 0;
 }
 
-int ovm_image_open_bytes(struct ovm_ctx *ctx, const uint8_t *bytes, size_t size, const char *name,
-			 struct ovm_image **out)
+/* @is_mapped: @bytes are unmapped with the image, also if it cannot be opened. */
+static int open_image(struct ovm_ctx *ctx, const uint8_t *bytes, size_t size, const char *name,
+		      bool is_mapped, struct ovm_image **out)
 {
 	struct ovm_image *image = ovm_alloc(sizeof(*image));
 	struct ovm_image_load load = {.ctx = ctx, .image = image};
 	image->path = ovm_strdup(name);
 	image->bytes = bytes;
 	image->size = size;
+	image->is_mapped = is_mapped;
 	int err = load_all(&load);
 	if (err)
 		ovm_image_close(image);
 	else
 		*out = image;
 	return err;
+}
+
+int ovm_image_open_bytes(struct ovm_ctx *ctx, const uint8_t *bytes, size_t size, const char *name,
+			 struct ovm_image **out)
+{
+	return open_image(ctx, bytes, size, name, false, out);
 }
 
 /* Map the regular file @path; an empty one maps to NULL. */
@@ -528,19 +536,8 @@ int ovm_image_open(struct ovm_ctx *ctx, const char *path, struct ovm_image **out
 {
 	const uint8_t *bytes;
 	size_t size;
-	struct ovm_image *image;
 	int err = map_file(ctx, path, &bytes, &size);
-	if (err)
-		return err;
-	err = ovm_image_open_bytes(ctx, bytes, size, path, &image);
-	if (err) {
-		if (bytes)
-			munmap((void *)(uintptr_t)bytes, size);
-		return err;
-	}
-	image->is_mapped = true;
-	*out = image;
-	return 0;
+	return err ? err : open_image(ctx, bytes, size, path, bytes != NULL, out);
 }
 
 /* --- reading all of it --- */
@@ -562,8 +559,8 @@ void ovm_image_hash(const struct ovm_image *image, uint64_t hash[2])
 	XXH3_state_t *state = XXH3_createState();
 	if (!state || XXH3_128bits_reset(state) == XXH_ERROR)
 		ovm_out_of_memory(1, sizeof(hash[0]));
-	for (uint64_t at = 0; at < image->size; at += HASH_PIECE) {
-		uint64_t len = image->size - at < HASH_PIECE ? image->size - at : HASH_PIECE;
+	for (uint64_t at = 0; at < image->size; at += PIECE) {
+		uint64_t len = image->size - at < PIECE ? image->size - at : PIECE;
 		XXH3_128bits_update(state, image->bytes + at, (size_t)len);
 		ovm_image_release(image, image->bytes + at, len);
 	}
@@ -571,6 +568,25 @@ void ovm_image_hash(const struct ovm_image *image, uint64_t hash[2])
 	XXH3_freeState(state);
 	hash[0] = all.low64;
 	hash[1] = all.high64;
+}
+
+bool ovm_image_mentions(const struct ovm_image *image, const char *text)
+{
+	size_t n = strlen(text);
+	bool found = false;
+	for (uint32_t i = 0; i < image->segments.n && !found; i++) {
+		const struct ovm_segment *seg = &image->segments.v[i];
+		const uint8_t *bytes = ovm_image_at(image, seg->lo, seg->filesz);
+		if (!bytes || (seg->flags & PF_W))
+			continue;
+		for (uint64_t at = 0; at < seg->filesz && !found; at += PIECE) {
+			uint64_t rest = seg->filesz - at, len = rest < PIECE ? rest : PIECE;
+			uint64_t more = rest - len < n - 1 ? rest - len : n - 1;
+			found = memmem(bytes + at, len + more, text, n);
+			ovm_image_release(image, bytes + at, len);
+		}
+	}
+	return found;
 }
 
 void ovm_image_close(struct ovm_image *image)

@@ -90,6 +90,9 @@ void ovm_image_release(const struct ovm_image *image, const uint8_t *bytes, uint
 /* XXH3 of the whole file into @hash, low word first, in the memory of a piece of it. */
 void ovm_image_hash(const struct ovm_image *image, uint64_t hash[2]);
 
+/* Whether read-only memory holds the words @text. Searched in the memory of a piece. */
+bool ovm_image_mentions(const struct ovm_image *image, const char *text);
+
 /* File bytes at @va if [va, va+len) lies in the file-backed part of one segment, else NULL. */
 const uint8_t *ovm_image_at(const struct ovm_image *image, ovm_va va, uint64_t len);
 

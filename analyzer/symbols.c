@@ -247,13 +247,7 @@ static bool is_ocaml(const struct ovm_image *image)
 	char text[] = "ocamlrunparam";
 	for (char *c = text; *c; c++)
 		*c = (char)toupper(*c);
-	for (uint32_t i = 0; i < image->segments.n; i++) {
-		const struct ovm_segment *seg = &image->segments.v[i];
-		if (!(seg->flags & PF_W) &&
-		    memmem(image->bytes + seg->off.v, seg->filesz, text, strlen(text)))
-			return true;
-	}
-	return false;
+	return ovm_image_mentions(image, text);
 }
 
 void ovm_image_detect_runtimes(struct ovm_image_load *load)

@@ -21,7 +21,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { NOTE_HEAD = 20 };
+enum { NOTE_HEAD = 20, PIECE = 8 << 20 /* of a file that is restored */ };
 
 /* --- note
  * -------------------------------------------------------------------------------------------- */
@@ -56,90 +56,121 @@ int ovm_elf_note(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_
 /* --- undo
  * -------------------------------------------------------------------------------------------- */
 
-/* Write the records of the undo list over @bytes, [0, @size). */
-static bool apply_undo(const uint8_t *p, const uint8_t *end, uint8_t *bytes, uint64_t size)
+struct undo { /* the list, and where it has been followed to */
+	const uint8_t *p, *end;
+	uint64_t at, len; /* of the record, in the original; 0: no more */
+	uint64_t size;	  /* of the original */
+};
+
+/* On to the record behind the present one. */
+static bool next_record(struct undo *undo)
 {
-	uint64_t at = 0, gap, len;
-	for (;;) {
-		if (!ovm_cfi_uleb(&p, end, &gap) || !ovm_cfi_uleb(&p, end, &len))
-			return false;
-		if (!len)
-			return p == end;
-		if (gap > size - at || len > size - at - gap || len > (uint64_t)(end - p))
-			return false;
-		at += gap;
-		memcpy(bytes + at, p, len);
-		p += len;
-		at += len;
-	}
+	uint64_t gap, len, from = undo->at + undo->len;
+	undo->p += undo->len;
+	if (!ovm_cfi_uleb(&undo->p, undo->end, &gap) || !ovm_cfi_uleb(&undo->p, undo->end, &len))
+		return false;
+	if (len && (gap > undo->size - from || len > undo->size - from - gap ||
+		    len > (uint64_t)(undo->end - undo->p)))
+		return false;
+	undo->at = from + gap;
+	undo->len = len;
+	return true;
 }
 
-static bool restore(const struct ovm_image *image, const struct ovm_note *note, struct ovm_buf *out)
+/* Write what the list has for the piece [@off, @off+@n) of the original over @piece. */
+static bool undo_piece(struct undo *undo, uint8_t *piece, uint64_t off, uint64_t n)
+{
+	while (undo->len && undo->at < off + n) {
+		uint64_t lo = undo->at > off ? undo->at : off, end = undo->at + undo->len;
+		uint64_t hi = end < off + n ? end : off + n;
+		memcpy(piece + (lo - off), undo->p + (lo - undo->at), hi - lo);
+		if (end > off + n)
+			return true;
+		if (!next_record(undo))
+			return false;
+	}
+	return true;
+}
+
+/* Piece by piece: what @image has, what the list has, into @fd and the hash. False: not the
+ * original any more; an error of writing, and then *errnum. */
+static bool restore(const struct ovm_image *image, const struct ovm_note *note, int fd, int *errnum)
 {
 	const uint8_t *list = ovm_image_at(image, ovm_va_of(note->undo), note->undo_size);
-	uint64_t size = note->original_size;
-	size_t start = out->n;
+	struct undo undo = {.size = note->original_size};
+	*errnum = 0;
 	/* what is missing at the end can only come from the list */
-	if (!list || size > image->size + OVM_ELF_KEEP_MAX)
+	if (!list || undo.size > image->size + OVM_ELF_KEEP_MAX)
 		return false;
-	ovm_buf_put(out, image->bytes, size < image->size ? size : image->size);
-	ovm_buf_fill(out, 0, size - (out->n - start));
-	if (!apply_undo(list, list + note->undo_size, out->v + start, size))
-		return false;
-	XXH128_hash_t hash = XXH3_128bits(out->v + start, size);
-	return hash.low64 == note->original_hash[0] && hash.high64 == note->original_hash[1];
+	undo.p = list;
+	undo.end = list + note->undo_size;
+	uint8_t *piece = ovm_alloc(undo.size < PIECE ? undo.size : PIECE);
+	XXH3_state_t *state = XXH3_createState();
+	if (!state || XXH3_128bits_reset(state) == XXH_ERROR)
+		ovm_out_of_memory(1, sizeof(note->original_hash));
+	bool ok = next_record(&undo);
+	for (uint64_t off = 0; off < undo.size && ok; off += PIECE) {
+		uint64_t n = undo.size - off < PIECE ? undo.size - off : PIECE;
+		uint64_t rest = off < image->size ? image->size - off : 0,
+			 had = n < rest ? n : rest;
+		memcpy(piece, image->bytes + off, had);
+		memset(piece + had, 0, n - had);
+		ovm_image_release(image, image->bytes + off, had);
+		ok = undo_piece(&undo, piece, off, n);
+		XXH3_128bits_update(state, piece, n);
+		if (ok && !ovm_elf_put(fd, piece, n, off)) {
+			*errnum = errno;
+			ok = false;
+		}
+	}
+	XXH128_hash_t hash = XXH3_128bits_digest(state);
+	XXH3_freeState(state);
+	free(piece);
+	return ok && !undo.len && undo.p == undo.end && hash.low64 == note->original_hash[0] &&
+	       hash.high64 == note->original_hash[1];
 }
 
-int ovm_elf_undo(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_buf *out)
+int ovm_elf_undo(struct ovm_ctx *ctx, const struct ovm_image *image, int fd)
 {
 	struct ovm_note note;
-	int err = ovm_elf_note(ctx, image, &note);
+	int errnum, err = ovm_elf_note(ctx, image, &note);
 	if (err)
 		return err;
-	if (!restore(image, &note, out))
-		return ovm_fail(ctx, OVM_E_MISMATCH,
-				"%s: was changed after optvm wrote it (strip, objcopy, patchelf?): "
-				"the original cannot be restored from it",
-				image->path);
-	return 0;
+	if (restore(image, &note, fd, &errnum))
+		return 0;
+	if (errnum)
+		return ovm_fail_errno(ctx, OVM_E_IO, errnum, "cannot write the original of %s",
+				      image->path);
+	return ovm_fail(ctx, OVM_E_MISMATCH,
+			"%s: was changed after optvm wrote it (strip, objcopy, patchelf?): "
+			"the original cannot be restored from it",
+			image->path);
 }
 
 static int fill_undone(struct ovm_ctx *ctx, void *arg, int in, int fd)
 {
-	const struct ovm_buf *bytes = arg;
 	(void)in;
-	if (!ovm_elf_put(fd, bytes->v, bytes->n, 0))
-		return ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot write the original");
-	return 0;
+	return ovm_elf_undo(ctx, arg, fd);
 }
 
-int ovm_elf_undo_to(struct ovm_ctx *ctx, const struct ovm_image *image, bool force,
-		    const char *path)
+int ovm_elf_undo_to(struct ovm_ctx *ctx, struct ovm_image *image, bool force, const char *path)
 {
-	struct ovm_buf bytes = {0};
-	int err = ovm_elf_undo(ctx, image, &bytes);
-	if (!err)
-		err = ovm_elf_save(ctx, image->path, path, force, fill_undone, &bytes);
-	ovm_buf_free(&bytes);
-	return err;
+	return ovm_elf_save(ctx, image->path, path, force, fill_undone, image);
 }
 
 int ovm_elf_open_original(struct ovm_ctx *ctx, const struct ovm_image *image,
 			  struct ovm_image **out)
 {
-	struct ovm_buf bytes = {0};
 	char path[32];
-	int err = ovm_elf_undo(ctx, image, &bytes), fd = -1;
-	if (!err && ((fd = memfd_create("optvm-original", MFD_CLOEXEC)) < 0 ||
-		     !ovm_elf_put(fd, bytes.v, bytes.n, 0)))
-		err = ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot keep the original in memory");
-	ovm_buf_free(&bytes);
+	int fd = memfd_create("optvm-original", MFD_CLOEXEC);
+	if (fd < 0)
+		return ovm_fail_errno(ctx, OVM_E_IO, errno, "cannot keep the original in memory");
+	int err = ovm_elf_undo(ctx, image, fd);
 	if (!err) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 		err = ovm_image_open(ctx, path, out);
 	}
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	if (err)
 		return err;
 	free((*out)->path);

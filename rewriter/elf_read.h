@@ -7,13 +7,13 @@
  * OVM_E_FORMAT, the note is damaged. */
 int ovm_elf_note(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_note *out);
 
-/* The original file, byte by byte, appended to @out. Fails as ovm_elf_note, and OVM_E_MISMATCH if
- * what is restored is not the original: another tool changed the file since. */
-int ovm_elf_undo(struct ovm_ctx *ctx, const struct ovm_image *image, struct ovm_buf *out);
+/* The original file, byte by byte, into @fd, from its start, in the memory of a piece. Fails as
+ * ovm_elf_note, OVM_E_IO, and OVM_E_MISMATCH if what was written then is not the original: another
+ * tool changed the file since. */
+int ovm_elf_undo(struct ovm_ctx *ctx, const struct ovm_image *image, int fd);
 
 /* The same, written to the file @path, with the mode of @image's. Fails as ovm_elf_write, too. */
-int ovm_elf_undo_to(struct ovm_ctx *ctx, const struct ovm_image *image, bool force,
-		    const char *path);
+int ovm_elf_undo_to(struct ovm_ctx *ctx, struct ovm_image *image, bool force, const char *path);
 
 /* The original as an image of its own; its path is @image's. For ovm_elf_write with from_memory.
  * Caller closes. */

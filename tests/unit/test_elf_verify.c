@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -254,16 +256,29 @@ static void test_truncated(void **state)
 /* --- undo
  * -------------------------------------------------------------------------------------------- */
 
+/* What ovm_elf_undo returns; its output must be the original if it claims so. */
+static int undo(const struct ovm_image *image)
+{
+	int fd = memfd_create("undone", MFD_CLOEXEC), err = ovm_elf_undo(&t.ctx, image, fd);
+	if (!err) {
+		struct stat st;
+		uint8_t *bytes = malloc(t.in->size);
+		assert_int_equal(fstat(fd, &st), 0);
+		assert_int_equal(st.st_size, t.in->size);
+		assert_int_equal(pread(fd, bytes, t.in->size, 0), t.in->size);
+		assert_memory_equal(bytes, t.in->bytes, t.in->size);
+		free(bytes);
+	}
+	close(fd);
+	return err;
+}
+
 static void test_undo(void **state)
 {
-	struct ovm_buf bytes = {0};
 	struct ovm_image *original;
 	(void)state;
-	assert_int_equal(ovm_elf_undo(&t.ctx, t.out, &bytes), 0);
-	assert_int_equal(bytes.n, t.in->size);
-	assert_memory_equal(bytes.v, t.in->bytes, bytes.n);
-	ovm_buf_free(&bytes);
-	assert_int_equal(ovm_elf_undo(&t.ctx, t.in, &bytes), OVM_E_MISMATCH);
+	assert_int_equal(undo(t.out), 0);
+	assert_int_equal(undo(t.in), OVM_E_MISMATCH);
 	assert_int_equal(ovm_elf_open_original(&t.ctx, t.out, &original), 0);
 	assert_string_equal(original->id, t.in->id);
 	assert_string_equal(original->path, t.out->path);
@@ -278,17 +293,12 @@ static void test_undo_of_mutants(void **state)
 		uint64_t at = i & 1 ? off_of(t.note.undo) + random_below((unsigned)t.note.undo_size)
 				    : random_below((unsigned)t.out->size);
 		uint8_t old = t.bytes[at];
-		struct ovm_buf bytes = {0};
 		struct ovm_image *image;
 		t.bytes[at] ^= (uint8_t)(1 + random_below(255));
 		if (!ovm_image_open_bytes(&t.ctx, t.bytes, t.out->size, "mutant", &image)) {
-			if (!ovm_elf_undo(&t.ctx, image, &bytes)) {
-				assert_int_equal(bytes.n, t.in->size);
-				assert_memory_equal(bytes.v, t.in->bytes, bytes.n);
-			}
+			undo(image);
 			ovm_image_close(image);
 		}
-		ovm_buf_free(&bytes);
 		t.bytes[at] = old;
 	}
 }
