@@ -269,24 +269,55 @@ static bool is_same_table(const struct ovm_jumptable *a, const struct ovm_jumpta
 	       a->bound == b->bound;
 }
 
-/* Entries that were copied for safety only say nothing of other functions; fragments are worth a
- * look. */
-static bool may_pull(const struct ovm_cfg_build *build, const struct ovm_jumptable *table,
-		     ovm_va to)
+static bool is_table_start(const struct ovm_cfg_build *build, ovm_va va)
+{
+	for (uint32_t j = 0; j < build->jumps.n; j++)
+		if (build->jumps.v[j].cls == OVM_JUMP_TABLE &&
+		    build->jumps.v[j].table.table.v == va.v)
+			return true;
+	return false;
+}
+
+static bool is_foreign(struct ovm_cfg_build *build, ovm_va va)
+{
+	uint32_t idx = ovm_region_find(build->regions, va);
+	return !ovm_group_part(build, va) &&
+	       (idx == OVM_NONE || !build->regions->v.v[idx].is_fragment);
+}
+
+/* How many of the entries @v[@n] are surely not behind the end of the table. One that was copied
+ * for safety has as many entries as its index can tell apart: the real one has ended where another
+ * table begins, and where an entry is outside the group and in no fragment. Where all functions are
+ * split (BOLT) fragments lie everywhere, and each that joins a group by mistake brings others. */
+static uint32_t count_own(struct ovm_cfg_build *build, const struct ovm_jumptable *table,
+			  const ovm_va *v, uint32_t n)
 {
 	if (table->bound == OVM_BOUND_CMP)
-		return true;
-	uint32_t idx = ovm_region_find(build->regions, to);
-	return idx != OVM_NONE && build->regions->v.v[idx].is_fragment;
+		return n;
+	for (uint32_t i = 0; i < n; i++) {
+		ovm_va entry = ovm_va_add(table->table, (int64_t)i * table->entry_size);
+		if (is_foreign(build, v[i]) || (i && is_table_start(build, entry)))
+			return i;
+	}
+	return n;
+}
+
+/* Regions that the table leads to join the group. */
+static void pull_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
+{
+	ovm_vec_reserve(&build->targets, table->n_entries);
+	ovm_va *v = build->targets.v;
+	ovm_jumptable_read(build->image, table, v);
+	uint32_t n = count_own(build, table, v, count_real(build, v, table->n_entries));
+	for (uint32_t i = 0; i < n; i++)
+		ovm_group_pull(build, v[i]);
 }
 
 static bool mark_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
 {
 	bool is_new = false;
+	pull_targets(build, table);
 	collect_targets(build, table);
-	for (uint32_t i = 0; i < build->targets.n; i++)
-		if (may_pull(build, table, build->targets.v[i]))
-			ovm_group_pull(build, build->targets.v[i]);
 	ovm_group_close(build);
 	for (uint32_t i = 0; i < build->targets.n; i++)
 		is_new |= ovm_group_mark(build, build->targets.v[i], OVM_MARK_LEADER);
