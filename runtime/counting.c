@@ -407,6 +407,8 @@ void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *c)
 {
 	for (unsigned i = 0; c->phase == PHASE_ARMED && i < OVM_RT_STOP_ATTEMPTS; i++)
 		disarm(ctx, c);
+	if (c->phase != PHASE_DONE && c->builder.pid)
+		give_up(c, "the program ended while copies to count in were being built");
 	c->phase = PHASE_DONE;
 }
 
