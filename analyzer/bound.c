@@ -1,9 +1,10 @@
 /* Bounding an index, walking backwards from its use.
  *
- *      cmp  $7,%dil            fact: low 8 bits of rdi <= 7 (if we came by the fall-through) ▲ ja
- * default            condition "not above" is pending: the next writer of flags explains it │ walk
- *      movzbl %dil,%edi        wanted was: rdi. It is the low 8 bits of rdi before this
- * instruction.  │ jmp  *T(,%rdi,8)        wanted: rdi │
+ *      cmp  $7,%dil         ▲  fact: low 8 bits of rdi <= 7 (if we came by the fall-through)
+ *      ja   default         │  condition "not above" is pending: the next writer of flags explains it
+ *      movzbl %dil,%edi     │  wanted was: rdi. It is the low 8 bits of rdi before this instruction.
+ *      jmp  *T(,%rdi,8)     │  wanted: rdi
+ *                          walk
  *
  * The walk carries what is wanted (a register or a memory operand, and how many of its low bits),
  * conditions of branches whose compare has not been met yet, and facts: upper bounds of other

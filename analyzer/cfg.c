@@ -6,8 +6,8 @@
  *      │ mark      ├───────────▶ │ split, link├─────────────────▶ │ find jump tables │
  *      └───────────┘             └────────────┘                   └────────┬─────────┘
  *            ▲          new targets: more leaders, edges, regions          │
- *            └─────────────────────────────────────────────────────────────┘   until nothing
- * changes
+ *            └─────────────────────────────────────────────────────────────┘
+ *                     until nothing changes
  *
  * A jump's table is found by looking at definitions that reach it, so every new edge can take a
  * proof away again. Proofs are therefore made anew in every round with all edges known so far, and

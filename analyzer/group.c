@@ -1,11 +1,11 @@
 /* Which regions belong together, and is each of them fit to be copied?
  *
  *      region f                     region f.cold
- *     ┌──────────────┐    jcc      ┌───────────┐      An edge into the middle of another region, or
- * to the start of a │ 10  test     ├───────────▶ │ 90        │      fragment, makes the two one
- * group: the compiler split a function. A │ 12  jne 90   │             │ 95 jmp 17 │      jump to
- * the start of another function is a tail call and stays an edge │ 17  ret      │◀────────────┤ │
- * that leaves. └──────────────┘    jmp      └───────────┘
+ *     ┌──────────────┐    jcc      ┌───────────┐   An edge into the middle of another region, or to
+ *     │ 10  test     ├───────────▶ │ 90        │   the start of a fragment, makes the two one group:
+ *     │ 12  jne 90   │             │ 95 jmp 17 │   the compiler split a function. A jump to the start
+ *     │ 17  ret      │◀────────────┤           │   of another function is a tail call and stays an
+ *     └──────────────┘    jmp      └───────────┘   edge that leaves.
  *
  * A region is fit if it decodes without gaps, its own direct branches hit instruction starts, it
  * does not call into itself, and its unwind rows and exception tables can be interpreted. One that

@@ -1,15 +1,15 @@
 /* Which arcs get a counter, and where it stands.
  *
- *      EXT ══▶ A ══▶ B ──▶ EXT     6 arcs between the 4 nodes EXT, A, B, C. A
- * spanning tree has │     ║      ▲      3, here those with most samples (══).
- * The other 3 are counted: └───▶ C ─────┘      C->EXT in C, A->C and B->EXT on
- * the edge itself
+ *      EXT ══▶ A ══▶ B ──▶ EXT     6 arcs between the 4 nodes EXT, A, B, C. A spanning tree has
+ *              │     ║      ▲      3, here those with most samples (══). The other 3 are counted:
+ *              └───▶ C ─────┘      C->EXT in C, A->C and B->EXT on the edge itself
  *
  * A counter of a block is cheaper than one of an edge, which needs a piece of
  * code of its own:
  *
- *      source has one way out  ->  in the source        target has one way in
- * ->  in the target neither                 ->  on the edge
+ *      source has one way out  ->  in the source
+ *      target has one way in   ->  in the target
+ *      neither                 ->  on the edge
  *
  * What cannot be counted (the way into a loop that starts at the function's
  * start; code where flags stay alive) must go on the tree and is given infinite

@@ -5,20 +5,22 @@
  *    +8  start_ip ───────────────────────┐    lea  descriptor(%rip), %rax
  *   +16  post_commit_offset              │    mov  %rax, rseq_cs of this thread
  *   +24  abort_ip ────────────────┐      └──▶ cmp  %ecx, cpu_id of this thread   ┐ interrupted
- * here: │           jne  retry                         │ rip = abort_ip │           incq
- * (%rdx,%rcx,8)                 ┘ │           ... │    0f b9 3d 53 30 05 53   ud1 signature(%rip),
- * %edi └──▶ jmp retry
+ *                                 │           jne  retry                         │ here: rip =
+ *                                 │           incq (%rdx,%rcx,8)                 ┘ abort_ip
+ *                                 │           ...
+ *                                 │    0f b9 3d 53 30 05 53   ud1 signature(%rip), %edi
+ *                                 └──▶ jmp retry
  *
  * The kernel compares rip with [start_ip, start_ip + post_commit_offset). A copy has other
  * addresses, would be interrupted between test and store, and go on: data are lost, silently. So
  * these bytes, and the region of the abort handler, whose signature the kernel reads, stay
  * untouched. They are found three ways, each of which may be missing:
  *
- *   sections     __rseq_cs and __rseq_cs_ptr_array (librseq, tcmalloc), if there are section
- * headers descriptors  in position-independent files each has two relocations 16 bytes apart; in
- * others all data is searched. Believed if the signature stands before abort_ip signatures   as
- * operand of a ud1 or nop: the sequence may be described on the stack. The handler's region, and
- * the one it jumps to, are taken for the sequence's
+ *   sections     __rseq_cs and __rseq_cs_ptr_array (librseq, tcmalloc), if there are section headers
+ *   descriptors  in position-independent files each has two relocations 16 bytes apart; in others
+ *                all data is searched. Believed if the signature stands before abort_ip
+ *   signatures   as operand of a ud1 or nop: the sequence may be described on the stack. The
+ *                handler's region, and the one it jumps to, are taken for the sequence's
  *
  * Cost: one pass over code and data, 0.2 ms a MB. Limits: a program that registers with its own
  * signature (before glibc 2.35 it could) and has lost its section headers is not seen; nor are
