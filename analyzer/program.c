@@ -27,6 +27,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+	MANY_INSNS =
+	    1 << 20, /* more take a second and longer to copy: then callees can wait for a sample */
+};
+
 struct pick {
 	uint32_t region;
 	uint64_t samples;
@@ -237,6 +242,14 @@ static void build_picks(struct selection *sel, struct ovm_program *program, uint
 	build_heads(sel, program);
 }
 
+static uint64_t n_insns(const struct ovm_program *program)
+{
+	uint64_t sum = 0;
+	for (uint32_t c = 0; c < program->cfgs.n; c++)
+		sum += program->cfgs.v[c] ? program->cfgs.v[c]->n_insns : 0;
+	return sum;
+}
+
 /* What the graphs from @first on call directly. */
 static void build_callees(struct selection *sel, struct ovm_program *program, uint32_t first)
 {
@@ -347,7 +360,8 @@ static void grow(struct selection *sel, const struct ovm_program_opts *opts,
 	sel->drafters = ovm_drafters_new(sel->dec, program->image, program->regions);
 	build_picks(sel, program, n_picks, false);
 	build_picks(sel, program, n_picks, true);
-	for (uint32_t step = 0, first = 0; step < opts->callee_steps; step++) {
+	for (uint32_t step = 0, first = 0;
+	     step < opts->callee_steps && n_insns(program) < MANY_INSNS; step++) {
 		uint32_t n_known = program->cfgs.n;
 		build_callees(sel, program, first);
 		first = n_known;
