@@ -443,7 +443,7 @@ static bool has_our_note(const struct ovm_elf_view *view)
 /* A program of fixed address whose last segment is data without any zeros to add was dumped with
  * its heap. It goes on growing that at the program break, which must be the end of the segment: GNU
  * Common Lisp tells by it whether it is running yet. The break starts where the highest segment
- * ends, so a new one above moves it. XXX: below the image there might be room (not in that Lisp's,
+ * ends, so a new one above moves it. Below the image there might be room (not in that Lisp's,
  * which start at 0x18000). */
 static bool is_dumped(const struct ovm_image *image, const struct ovm_elf_view *view)
 {
