@@ -136,13 +136,19 @@ static uint32_t count_real(struct ovm_cfg_build *build, const ovm_va *targets, u
 	return n;
 }
 
+/* The table's entries, as they stand there, into build->targets; how many of them are real. */
+static uint32_t read_real(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
+{
+	ovm_vec_reserve(&build->targets, table->n_entries);
+	ovm_jumptable_read(build->image, table, build->targets.v);
+	return count_real(build, build->targets.v, table->n_entries);
+}
+
 /* The table's targets, sorted and unique, into build->targets. */
 static void collect_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
 {
-	ovm_vec_reserve(&build->targets, table->n_entries);
+	uint32_t n_real = read_real(build, table), n = 0;
 	ovm_va *v = build->targets.v;
-	ovm_jumptable_read(build->image, table, v);
-	uint32_t n_real = count_real(build, v, table->n_entries), n = 0;
 	qsort(v, n_real, sizeof(*v), by_address);
 	for (uint32_t i = 0; i < n_real; i++)
 		if (!n || v[n - 1].v != v[i].v)
@@ -280,9 +286,10 @@ static bool is_table_start(const struct ovm_cfg_build *build, ovm_va va)
 
 static bool is_foreign(struct ovm_cfg_build *build, ovm_va va)
 {
+	if (ovm_group_part(build, va))
+		return false;
 	uint32_t idx = ovm_region_find(build->regions, va);
-	return !ovm_group_part(build, va) &&
-	       (idx == OVM_NONE || !build->regions->v.v[idx].is_fragment);
+	return idx == OVM_NONE || !build->regions->v.v[idx].is_fragment;
 }
 
 /* How many of the entries @v[@n] are surely not behind the end of the table. One that was copied
@@ -305,12 +312,10 @@ static uint32_t count_own(struct ovm_cfg_build *build, const struct ovm_jumptabl
 /* Regions that the table leads to join the group. */
 static void pull_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)
 {
-	ovm_vec_reserve(&build->targets, table->n_entries);
-	ovm_va *v = build->targets.v;
-	ovm_jumptable_read(build->image, table, v);
-	uint32_t n = count_own(build, table, v, count_real(build, v, table->n_entries));
+	uint32_t n_real = read_real(build, table);
+	uint32_t n = count_own(build, table, build->targets.v, n_real);
 	for (uint32_t i = 0; i < n; i++)
-		ovm_group_pull(build, v[i]);
+		ovm_group_pull(build, build->targets.v[i]);
 }
 
 static bool mark_targets(struct ovm_cfg_build *build, const struct ovm_jumptable *table)

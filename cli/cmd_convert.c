@@ -15,7 +15,6 @@
 #include "cli/inputs.h"
 #include "cli/summary.h"
 #include "profiler/perfdata.h"
-#include "profiler/perfdata.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -97,6 +97,12 @@ void ovm_watch_init(struct ovm_watch *w, struct ovm_round *r, unsigned max_round
 		know(w, r->samples);
 }
 
+static void forget_seen(struct ovm_watch *w)
+{
+	ovm_profile_free(w->seen);
+	w->seen = NULL;
+}
+
 void ovm_watch_fini(struct ovm_watch *w)
 {
 	ovm_sampler_close(w->sampler);
@@ -104,8 +110,7 @@ void ovm_watch_fini(struct ovm_watch *w)
 	for (uint32_t i = 0; i < w->known.n; i++)
 		ovm_profile_free(w->known.v[i].profile);
 	ovm_vec_free(&w->known);
-	ovm_profile_free(w->seen);
-	w->seen = NULL;
+	forget_seen(w);
 }
 
 static void end(struct ovm_watch *w, const char *why)
@@ -231,8 +236,7 @@ static bool judge(struct ovm_watch *w, const struct ovm_profile *samples)
 	bool was_new = w->seen != NULL;
 	enum novelty what = look_at(w, samples);
 	if (what == NOTHING_NEW) {
-		ovm_profile_free(w->seen);
-		w->seen = NULL;
+		forget_seen(w);
 		return false;
 	}
 	if (!w->seen)
@@ -259,6 +263,5 @@ void ovm_watch_step(struct ovm_ctx *ctx, struct ovm_watch *w)
 	if (!is_due)
 		return;
 	another_round(ctx, w);
-	ovm_profile_free(w->seen);
-	w->seen = NULL;
+	forget_seen(w);
 }
