@@ -43,25 +43,48 @@ void ovm_parallel_spare(unsigned n)
 	most = cpus > (long)n ? cpus - (long)n : 1;
 }
 
-void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
-			  void *arg)
+static void work_all(struct job *job)
 {
-	struct job job = {.work = work, .arg = arg, .n = n, .batch = n < FEW ? 1 : BATCH};
-	struct worker workers[OVM_MAX_WORKERS] = {{.job = &job}};
-	long cpus = n > BATCH ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
+	struct worker workers[OVM_MAX_WORKERS] = {{.job = job}};
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned n_workers = 1;
 
 	if (most && cpus > most)
 		cpus = most;
+	if (cpus > (long)job->n)
+		cpus = (long)job->n;
 	for (; n_workers < OVM_MAX_WORKERS && (long)n_workers < cpus; n_workers++) {
 		struct worker *worker = &workers[n_workers];
-		*worker = (struct worker){.job = &job, .number = n_workers};
+		*worker = (struct worker){.job = job, .number = n_workers};
 		if (pthread_create(&worker->thread, NULL, run, worker))
 			break;
 	}
 	run(&workers[0]);
 	for (unsigned i = 1; i < n_workers; i++)
 		pthread_join(workers[i].thread, NULL);
+}
+
+void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
+			  void *arg)
+{
+	struct job job = {.work = work, .arg = arg, .n = n, .batch = n < FEW ? 1 : BATCH};
+	if (n > BATCH)
+		work_all(&job);
+	else /* not worth a thread */
+		run(&(struct worker){.job = &job});
+}
+
+static void work_task(void *arg, unsigned worker, uint32_t i)
+{
+	const struct ovm_task *task = (const struct ovm_task *)arg + i;
+	(void)worker;
+	task->work(task->arg);
+}
+
+void ovm_parallel_tasks(const struct ovm_task *tasks, uint32_t n)
+{
+	struct job job = {.work = work_task, .arg = (void *)(uintptr_t)tasks, .n = n, .batch = 1};
+	work_all(&job);
 }
 
 struct plain {

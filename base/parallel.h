@@ -17,6 +17,14 @@ enum { OVM_MAX_WORKERS = 8 };
 void ovm_parallel_workers(uint32_t n, void (*work)(void *arg, unsigned worker, uint32_t i),
 			  void *arg);
 
+/* A few long and different works, each in a thread of its own as far as there are processors;
+ * returns when all are done. The same rules. */
+struct ovm_task {
+	void (*work)(void *arg);
+	void *arg;
+};
+void ovm_parallel_tasks(const struct ovm_task *tasks, uint32_t n);
+
 /* From now on leave @n processors to others: whoever works beside a program takes none that it runs
  * on. One thread works in any case. Before any other thread is there. */
 void ovm_parallel_spare(unsigned n);

@@ -14,7 +14,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm_rewrite *job)
 {
@@ -49,15 +48,7 @@ static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, stru
 
 void ovm_rewrite_hash(const struct ovm_profile *prof, char *out, size_t size)
 {
-	char *text = NULL;
-	size_t len = 0;
-	FILE *to = open_memstream(&text, &len);
-	if (!to)
-		return;
-	ovm_profile_print(prof, to);
-	if (!fclose(to))
-		snprintf(out, size, "%016llx", (unsigned long long)XXH3_64bits(text, len));
-	free(text);
+	snprintf(out, size, "%016llx", (unsigned long long)ovm_profile_hash(prof));
 }
 
 int ovm_rewrite_open(struct ovm_ctx *ctx, struct ovm_rewrite *job)

@@ -73,7 +73,7 @@ int ovm_inputs_load(struct ovm_ctx *ctx, const char *path, struct ovm_profile **
 int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 		     struct ovm_profile **out)
 {
-	struct ovm_profile *sum = ovm_profile_new();
+	struct ovm_profile *sum = NULL;
 	for (size_t i = 0; i < n; i++) {
 		struct ovm_profile *one;
 		int err = ovm_inputs_load(ctx, paths[i], &one);
@@ -81,10 +81,15 @@ int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 			ovm_profile_free(sum);
 			return err;
 		}
+		if (!sum) {
+			sum = one;
+			ovm_profile_normalize(sum);
+			continue;
+		}
 		ovm_profile_merge(sum, one);
 		ovm_profile_free(one);
 	}
-	*out = sum;
+	*out = sum ? sum : ovm_profile_new();
 	return 0;
 }
 

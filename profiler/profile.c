@@ -14,8 +14,10 @@
  */
 #include "profiler/profile.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 static uint64_t add_sat(uint64_t a, uint64_t b)
 {
@@ -314,4 +316,60 @@ void ovm_profile_merge(struct ovm_profile *into, const struct ovm_profile *from)
 	for (uint32_t i = 0, n = from->modules.n; i < n; i++)
 		ovm_vec_push(&into->modules, module_copy(&from->modules.v[i]));
 	ovm_profile_normalize(into);
+}
+
+/* --- hash --- */
+
+static void hash_bytes(XXH3_state_t *state, const void *bytes, size_t len)
+{
+	uint64_t n = len; /* so that the borders of what follows one another count */
+	XXH3_64bits_update(state, &n, sizeof(n));
+	if (len)
+		XXH3_64bits_update(state, bytes, len);
+}
+
+static void hash_word(XXH3_state_t *state, const char *word)
+{
+	hash_bytes(state, word, word ? strlen(word) + 1 : 0);
+}
+
+/* Lists whose elements are nothing but 64-bit numbers. */
+#define HASH_LIST(state, list)                                                                     \
+	do {                                                                                       \
+		static_assert(sizeof(*(list)->v) % sizeof(uint64_t) == 0, "no padding");           \
+		hash_bytes(state, (list)->v, (list)->n * sizeof(*(list)->v));                      \
+	} while (0)
+
+static void hash_module(XXH3_state_t *state, const struct ovm_prof_module *m)
+{
+	hash_word(state, m->id);
+	hash_word(state, m->path);
+	HASH_LIST(state, &m->samples);
+	HASH_LIST(state, &m->branches);
+	HASH_LIST(state, &m->ranges);
+	HASH_LIST(state, &m->edges);
+	HASH_LIST(state, &m->blocks);
+	for (uint32_t i = 0; i < m->regions.n; i++) {
+		const struct ovm_prof_region *r = &m->regions.v[i];
+		const uint64_t numbers[] = {r->lo.v, r->hi.v, r->hash};
+		hash_bytes(state, numbers, sizeof(numbers));
+		hash_word(state, r->name);
+	}
+}
+
+uint64_t ovm_profile_hash(const struct ovm_profile *prof)
+{
+	const uint64_t numbers[] = {prof->frequency, prof->n_samples, prof->n_lost,
+				    prof->n_unmapped, prof->n_processes};
+	XXH3_state_t *state = XXH3_createState();
+	if (!state || XXH3_64bits_reset(state) == XXH_ERROR)
+		ovm_out_of_memory(1, sizeof(numbers));
+	hash_word(state, prof->event);
+	hash_word(state, prof->source);
+	hash_bytes(state, numbers, sizeof(numbers));
+	for (uint32_t i = 0; i < prof->modules.n; i++)
+		hash_module(state, &prof->modules.v[i]);
+	uint64_t hash = XXH3_64bits_digest(state);
+	XXH3_freeState(state);
+	return hash;
 }

@@ -92,6 +92,9 @@ void ovm_profile_normalize(struct ovm_profile *prof);
 /* Add @from to @into. Commutative and associative on normalized profiles; @from is unchanged. */
 void ovm_profile_merge(struct ovm_profile *into, const struct ovm_profile *from);
 
+/* Tells normalized profiles apart: equal ones have equal hashes, on every machine of our byte order. */
+uint64_t ovm_profile_hash(const struct ovm_profile *prof);
+
 /* profile_io.c: the text format, zstd when the name ends in ".zst". The written file is 0600, made
  * as a temporary in the same folder, fsynced, renamed. Fails with OVM_E_IO, OVM_E_PERM,
  * OVM_E_FORMAT (not a profile; line named). */

@@ -6,6 +6,7 @@
  * final too. Nothing here knows where the result goes (a file or a process).
  */
 #include "rewriter/overlay.h"
+#include "base/parallel.h"
 #include "rewriter/count.h"
 #include "rewriter/ehframe.h"
 #include "rewriter/emit.h"
@@ -90,14 +91,29 @@ static int write_code(const struct ovm_emit_plan *plan, struct ovm_overlay *over
 	return rc ? rc : ovm_tables_write(plan, overlay->base, buf->v + tables->off, bad);
 }
 
-static int write_unwind(struct ovm_ctx *ctx, const struct ovm_program *program,
-			struct ovm_overlay *overlay, struct ovm_buf *buf, struct ovm_bad *bad)
+/* What is left when code and map are written; neither needs the other. */
+struct ending {
+	struct ovm_ctx *ctx;
+	const struct ovm_program *program;
+	struct ovm_overlay *overlay;
+	struct ovm_buf *buf;
+	struct ovm_bad *bad;
+	int rc;
+};
+
+static void write_unwind(void *arg)
 {
+	struct ending *e = arg;
 	uint32_t region = OVM_NONE;
-	int rc = ovm_ehframe_emit(ctx, program, overlay, buf, &region, &bad->why);
-	if (rc == OVM_REFUSED)
-		bad->cfg = program->cfg_of_region[region];
-	return rc;
+	e->rc = ovm_ehframe_emit(e->ctx, e->program, e->overlay, e->buf, &region, &e->bad->why);
+	if (e->rc == OVM_REFUSED)
+		e->bad->cfg = e->program->cfg_of_region[region];
+}
+
+static void index_map(void *arg)
+{
+	struct ending *e = arg;
+	ovm_map_index(&e->overlay->map);
 }
 
 static int build(struct ovm_ctx *ctx, struct ovm_emit_plan *plan,
@@ -113,10 +129,11 @@ static int build(struct ovm_ctx *ctx, struct ovm_emit_plan *plan,
 		return rc;
 	keep_claims(plan, overlay);
 	keep_counters(plan, overlay);
-	rc = write_unwind(ctx, plan->program, overlay, buf, bad);
-	if (rc)
-		return rc;
-	ovm_map_index(&overlay->map);
+	struct ending end = {ctx, plan->program, overlay, buf, bad, 0};
+	const struct ovm_task tasks[] = {{write_unwind, &end}, {index_map, &end}};
+	ovm_parallel_tasks(tasks, 2);
+	if (end.rc)
+		return end.rc;
 	count_copied(plan, overlay);
 	if (!opts->no_patches)
 		ovm_patchplan(plan, overlay);

@@ -35,6 +35,7 @@ static void assert_same(const struct ovm_profile *a, const struct ovm_profile *b
 {
 	char *ta = print(a), *tb = print(b);
 	assert_string_equal(ta, tb);
+	assert_true(ovm_profile_hash(a) == ovm_profile_hash(b));
 	free(ta);
 	free(tb);
 }
@@ -189,6 +190,29 @@ static void test_merge_in_any_order(void **state)
 	}
 }
 
+static void test_hash_tells_apart(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 300; round++) {
+		struct ovm_profile *a = random_profile(), *b = random_profile();
+		char *ta = print(a), *tb = print(b);
+		assert_true((ovm_profile_hash(a) == ovm_profile_hash(b)) == !strcmp(ta, tb));
+		free(ta);
+		free(tb);
+		ovm_profile_free(b);
+		uint64_t before = ovm_profile_hash(a);
+		a->n_lost++;
+		assert_true(ovm_profile_hash(a) != before);
+		a->n_lost--;
+		struct ovm_prof_module *m = ovm_profile_module(a, "new", NULL);
+		uint64_t empty = ovm_profile_hash(a);
+		assert_true(empty != before);
+		ovm_vec_push(&m->edges, (struct ovm_prof_edge){ovm_va_of(1), ovm_va_of(2), 3});
+		assert_true(ovm_profile_hash(a) != empty);
+		ovm_profile_free(a);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -197,6 +221,7 @@ int main(void)
 	    cmocka_unit_test(test_module_lookup),
 	    cmocka_unit_test(test_words),
 	    cmocka_unit_test(test_merge_in_any_order),
+	    cmocka_unit_test(test_hash_tells_apart),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
