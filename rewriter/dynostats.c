@@ -282,7 +282,7 @@ static uint32_t index_at(const struct copies *c, ovm_va va)
 	return bb == OVM_NONE ? OVM_NONE : c->first[cfg] + bb;
 }
 
-/* Edges of copied blocks lead past copies that are only a jump (emit.c). */
+/* Edges of copied blocks lead past copies that are only a jump (emit_plan.c). */
 static void find_skipped(struct copies *c, const struct ovm_cfg *cfg, uint32_t first)
 {
 	for (uint32_t e = 0; e < cfg->n_edges; e++) {
