@@ -17,7 +17,6 @@
 #include "base/parallel.h"
 #include "rewriter/count.h"
 #include "rewriter/fixup.h"
-#include "rewriter/relax.h"
 #include "rewriter/promote.h"
 #include "rewriter/value.h"
 
