@@ -10,12 +10,15 @@
  * below
  *   - below a stack it grows                                      -> a wide guard
  *
+ * A place that is large enough begins a huge page if it can (hugepages.h).
+ *
  * MAP_FIXED_NOREPLACE at the end makes a lost race harmless: nothing is mapped and the program
  * stays as it is. Memory is mapped readable and executable, and written only through /proc/PID/mem,
  * which also works where W^X is enforced.
  */
 #include "runtime/codemem.h"
 #include "base/fault.h"
+#include "runtime/hugepages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,16 +60,16 @@ static struct wish make_wish(const struct ovm_live_module *m, uint64_t size)
 	return w;
 }
 
-/* The start in gap [lo, hi) nearest to the wish; 0 if it does not fit. */
-static uint64_t fit(uint64_t lo, uint64_t hi, const struct wish *w, uint64_t size)
+/* The start in gap [lo, hi), a multiple of @align, nearest to the wish; 0 if it does not fit. */
+static uint64_t fit(uint64_t lo, uint64_t hi, const struct wish *w, uint64_t size, uint64_t align)
 {
-	lo = (lo > w->lo ? lo : w->lo) + ALIGN - 1;
-	lo &= ~(ALIGN - 1);
+	lo = (lo > w->lo ? lo : w->lo) + align - 1;
+	lo &= ~(align - 1);
 	hi = hi < w->hi ? hi : w->hi;
 	if (hi < size || lo > hi - size)
 		return 0;
-	uint64_t start = w->want & ~(ALIGN - 1);
-	uint64_t last = (hi - size) & ~(ALIGN - 1);
+	uint64_t start = w->want & ~(align - 1);
+	uint64_t last = (hi - size) & ~(align - 1);
 	if (last < lo)
 		return 0;
 	return start < lo ? lo : start > last ? last : start;
@@ -93,16 +96,15 @@ static uint64_t start_of(const struct ovm_live_range *range)
 	return range->lo.v > guard ? range->lo.v - guard : 0;
 }
 
-int ovm_codemem_place(struct ovm_ctx *ctx, struct ovm_livemap *map,
-		      const struct ovm_live_module *module, uint64_t size, ovm_rta *out)
+static uint64_t place(const struct ovm_livemap *map, const struct ovm_live_module *module,
+		      uint64_t size, uint64_t align)
 {
-	size = (size + PAGE_SIZE_ - 1) & ~(uint64_t)(PAGE_SIZE_ - 1);
 	struct wish w = make_wish(module, size);
 	uint64_t best = 0, lo = LOWEST;
 	for (uint32_t i = 0; i <= map->ranges.n; i++) {
 		uint64_t hi =
 		    i < map->ranges.n ? start_of(&map->ranges.v[i]) : UINT64_C(0x7fffffff0000);
-		uint64_t start = hi > lo ? fit(lo, hi, &w, size) : 0;
+		uint64_t start = hi > lo ? fit(lo, hi, &w, size, align) : 0;
 		if (start && (!best || distance(start, w.want) < distance(best, w.want)))
 			best = start;
 		if (i < map->ranges.n) {
@@ -110,6 +112,16 @@ int ovm_codemem_place(struct ovm_ctx *ctx, struct ovm_livemap *map,
 			lo = end > lo ? end : lo;
 		}
 	}
+	return best;
+}
+
+int ovm_codemem_place(struct ovm_ctx *ctx, struct ovm_livemap *map,
+		      const struct ovm_live_module *module, uint64_t size, ovm_rta *out)
+{
+	size = (size + PAGE_SIZE_ - 1) & ~(uint64_t)(PAGE_SIZE_ - 1);
+	uint64_t best = size >= OVM_HUGE_PAGE ? place(map, module, size, OVM_HUGE_PAGE) : 0;
+	if (!best)
+		best = place(map, module, size, ALIGN);
 	if (!best) {
 		ovm_fail(ctx, OVM_OK, "no free %llu KiB within 2 GiB of %s",
 			 (unsigned long long)size / 1024, module->path);

@@ -12,15 +12,21 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "runtime/codemem.h"
+#include "runtime/hugepages.h"
 #include "runtime/state.h"
 #include "runtime/tunables.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, JUMP_LEN = 5 };
+enum {
+	PAGE = 4096,
+	JUMP_LEN = 5,
+	MORE_CALLS = 3, /* for huge pages two more than without, and the hook */
+};
 
 static uint64_t whole_pages(uint64_t size)
 {
@@ -65,9 +71,27 @@ static int check_counters(struct ovm_ctx *ctx, const struct ovm_built *built,
 	return 0;
 }
 
+/* Memory for an overlay. What shall be on huge pages is mapped first, and the rest of it, if only
+ * one page that is never touched, behind the advice: who sees that in /proc/PID/maps knows that
+ * the advice has been given, and may fill. */
+static uint32_t plan_overlay(const struct ovm_built_module *m, bool huge,
+			     struct ovm_remote_call *calls)
+{
+	uint64_t part = huge ? ovm_huge_part(m->at, m->overlay.size) : 0;
+	if (!part) {
+		calls[0] = ovm_remote_mmap(m->at, whole_pages(m->overlay.size));
+		return 1;
+	}
+	calls[0] = ovm_remote_mmap(m->at, part);
+	calls[1] = ovm_remote_madvise(m->at, part, MADV_HUGEPAGE);
+	calls[2] = ovm_remote_mmap(ovm_rta_of(m->at.v + part),
+				   ovm_huge_room(m->at, m->overlay.size) - part);
+	return 3;
+}
+
 /* The mappings of @built as calls; file mappings first (see ovm_remote_run). */
 static uint32_t plan_calls(const struct ovm_generations *set, const struct ovm_built *built,
-			   const struct ovm_countmem *counters, const char *path,
+			   const struct ovm_countmem *counters, const char *path, bool huge,
 			   struct ovm_remote_call *calls)
 {
 	uint32_t n = 0;
@@ -85,8 +109,10 @@ static uint32_t plan_calls(const struct ovm_generations *set, const struct ovm_b
 	if (path)
 		calls[n++] = ovm_remote_close();
 	for (uint32_t i = 0; i < built->modules.n; i++)
-		calls[n++] = ovm_remote_mmap(built->modules.v[i].at,
-					     whole_pages(built->modules.v[i].overlay.size));
+		n += plan_overlay(&built->modules.v[i],
+				  huge && n + (built->modules.n - i) + MORE_CALLS <=
+					      OVM_REMOTE_MAX_CALLS,
+				  calls + n);
 	if (built->is_hooked && !built->hook.is_installed && !set->has_hook)
 		calls[n++] = ovm_remote_mmap(built->hook.page, OVM_UNWINDHOOK_SIZE);
 	return n;
@@ -95,13 +121,20 @@ static uint32_t plan_calls(const struct ovm_generations *set, const struct ovm_b
 static int map_memory(struct ovm_ctx *ctx, struct ovm_generations *set,
 		      const struct ovm_built *built, const struct ovm_countmem *counters)
 {
-	struct ovm_remote_call calls[2 * OVM_RT_MAX_MODULES + 3];
+	struct ovm_remote_call calls[OVM_REMOTE_MAX_CALLS];
 	_Static_assert(2 * OVM_RT_MAX_MODULES + 3 <= OVM_REMOTE_MAX_CALLS, "one stub maps it all");
-	bool has_counters = ovm_built_counter_bytes(built) > 0;
-	uint32_t n = plan_calls(set, built, counters, has_counters ? counters->path : NULL, calls);
+	const char *path = ovm_built_counter_bytes(built) > 0 ? counters->path : NULL;
+	/* what only counts for a while is not worth the memory */
+	bool huge = !built->is_passing && ovm_huge_is_allowed(set->tracee->pid);
+	uint32_t n = plan_calls(set, built, counters, path, huge, calls);
 	struct ovm_remote stub;
-	int rc = ovm_remote_run(ctx, set->tracee, set->map, calls, n,
-				set->remote_ms ? set->remote_ms : OVM_RT_REMOTE_MS, &stub);
+	int rc = ovm_tracee_open_mem(ctx, set->tracee);
+	if (rc)
+		return rc;
+	if (huge && !ovm_remote_has_room(set->tracee, set->map, calls, n))
+		n = plan_calls(set, built, counters, path, false, calls);
+	rc = ovm_remote_run(ctx, set->tracee, set->map, calls, n,
+			    set->remote_ms ? set->remote_ms : OVM_RT_REMOTE_MS, &stub);
 	if (stub.n)
 		ovm_vec_push(&set->stubs, stub);
 	return rc ? rc : ovm_tracee_open_mem(ctx, set->tracee);
@@ -112,7 +145,8 @@ static void reserve_places(struct ovm_livemap *map, const struct ovm_built *buil
 {
 	for (uint32_t i = 0; i < built->modules.n; i++) {
 		const struct ovm_built_module *m = &built->modules.v[i];
-		ovm_livemap_reserve(map, m->at, ovm_rta_of(m->at.v + whole_pages(m->overlay.size)));
+		ovm_livemap_reserve(map, m->at,
+				    ovm_rta_of(m->at.v + ovm_huge_room(m->at, m->overlay.size)));
 		if (counter_bytes(m))
 			ovm_livemap_reserve(map, counters_at(m),
 					    ovm_rta_of(counters_at(m).v + counter_bytes(m)));

@@ -142,6 +142,11 @@ struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size)
 	};
 }
 
+struct ovm_remote_call ovm_remote_madvise(ovm_rta at, uint64_t size, int advice)
+{
+	return (struct ovm_remote_call){.nr = SYS_madvise, .arg = {at.v, size, (uint64_t)advice}};
+}
+
 struct ovm_remote_call ovm_remote_open(const char *path)
 {
 	return (struct ovm_remote_call){
@@ -229,6 +234,16 @@ static bool find_room(const struct ovm_tracee *tracee, const struct ovm_livemap 
 				return true;
 	}
 	return find_vdso_tail(tracee, map, need, out);
+}
+
+bool ovm_remote_has_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			 const struct ovm_remote_call *calls, uint32_t n)
+{
+	uint8_t probe[MAX_STUB];
+	const ovm_rta none = {0};
+	uint32_t size = ovm_remote_stub(probe, sizeof(probe), calls, n, none, none, none);
+	ovm_rta room;
+	return size && find_room(tracee, map, size, &room);
 }
 
 static struct ovm_thread *stopped_thread(struct ovm_tracee *tracee, pid_t tid)

@@ -25,6 +25,9 @@ struct ovm_remote { /* where stubs stand */
 /* An mmap of private anonymous readable and executable memory at exactly @at. */
 struct ovm_remote_call ovm_remote_mmap(ovm_rta at, uint64_t size);
 
+/* Advice on memory mapped before; whether the kernel takes it is not asked. */
+struct ovm_remote_call ovm_remote_madvise(ovm_rta at, uint64_t size, int advice);
+
 /* An open of @path (borrowed) for reading and writing; an mmap of [off, off + size) of that file,
  * shared, readable and writable, at exactly @at; the close of it. @inode: of the file, which tells
  * whether the target has opened the right one. If the open fails, so do the others. */
@@ -50,6 +53,10 @@ struct ovm_remote_call ovm_remote_close(void);
 int ovm_remote_run(struct ovm_ctx *ctx, struct ovm_tracee *tracee, const struct ovm_livemap *map,
 		   const struct ovm_remote_call *calls, uint32_t n, int timeout_ms,
 		   struct ovm_remote *out);
+
+/* Is there room for a stub that makes these calls? The tracee's memory is open. */
+bool ovm_remote_has_room(const struct ovm_tracee *tracee, const struct ovm_livemap *map,
+			 const struct ovm_remote_call *calls, uint32_t n);
 
 /* Stubs in the process that nobody cleans: of an optvm that was killed. At most @max, one an entry
  * of @out. The tracee's memory is open. Returns how many. */

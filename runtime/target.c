@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "runtime/builder.h"
 #include "runtime/codemem.h"
+#include "runtime/hugepages.h"
 #include "runtime/generation.h"
 #include "runtime/presence.h"
 #include "runtime/tunables.h"
@@ -284,7 +285,8 @@ static struct ovm_engine_opts engine_opts_of(const struct ovm_target_opts *opts,
 
 static int is_fitting(struct ovm_ctx *ctx, const struct ovm_target *target)
 {
-	if (target->engine.overlay.size > target->counters.v - target->at.v)
+	if (ovm_huge_room(target->at, target->engine.overlay.size) >
+	    target->counters.v - target->at.v)
 		return refuse(ctx, target, "its overlay is larger than the place for it");
 	return 0;
 }
@@ -439,7 +441,7 @@ int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, stru
 	if (!is || target.print != like->print || is->lo.v != was->lo.v || is->bias != was->bias ||
 	    is->inode != was->inode || strcmp(is->path, was->path) != 0)
 		return refuse_path(ctx, was->path, "it is not where it is in the other process");
-	uint64_t size = whole_pages(like->overlay.size);
+	uint64_t size = ovm_huge_room(like->at, like->overlay.size);
 	uint64_t n_counters = whole_pages((uint64_t)like->overlay.n_counters * sizeof(uint64_t));
 	target.counters = ovm_va_to_rta(like->overlay.counters, is->bias);
 	if (!is_unmapped(map, target.at, size) || !is_unmapped(map, target.counters, n_counters))

@@ -15,7 +15,9 @@ enum {
 	OVM_RT_MIN_MODULE_SAMPLES = 100,
 	OVM_RT_MODULE_SHARE = 50, /* a module with less than 1/50 of the samples is left alone */
 	OVM_RT_MAX_MODULES = 12,
-	OVM_RT_ROOM_EXTRA = 4 << 20, /* bytes of address space reserved beyond twice the code */
+	OVM_RT_ROOM_EXTRA = 6 << 20, /* bytes of address space reserved beyond twice the code */
+	OVM_RT_HUGE_PERCENT = 60, /* of the last huge page of an overlay must be filled, or that has
+				     small ones: at most 0.8 MiB is wasted, behind 2 MiB at least */
 	/* counting (counting.c): a window costs at most as much again as it lasts, so one of 80 ms
 	 * in 2 s is 2 % with its pauses */
 	OVM_RT_COUNT_AFTER_MS = 700, /* CPU time sampled before the first instrumented copies */

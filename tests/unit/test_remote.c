@@ -6,7 +6,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <cmocka.h>
 
@@ -92,6 +95,49 @@ static void test_mmap_busy(void **state)
 	assert_int_equal(end(&f), 0);
 }
 
+static void count_huge(const char *line, bool *is_there, long *kb)
+{
+	unsigned long lo, hi;
+	if (sscanf(line, "%lx-%lx", &lo, &hi) == 2)
+		*is_there = lo == 0x200000000000;
+	else if (*is_there && !strncmp(line, "AnonHugePages:", 14))
+		*kb = strtol(line + 14, NULL, 10);
+}
+
+/* Advice behind a mapping is given when the mapping behind that is seen: memory that is written
+ * through the protection then is one huge page, where there are any. */
+static void test_madvise(void **state)
+{
+	(void)state;
+	struct fixture f;
+	const ovm_rta at = {0x200000000000};
+	const uint64_t size = 2 << 20;
+	struct ovm_remote_call calls[3] = {ovm_remote_mmap(at, size),
+					   ovm_remote_madvise(at, size, MADV_HUGEPAGE),
+					   ovm_remote_mmap(ovm_rta_of(at.v + size), 4096)};
+	struct ovm_remote remote;
+	char name[64], line[512] = "";
+	long kb = -1;
+	bool is_there = false;
+	begin(&f, live_loop);
+	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, calls, 3, 3000, &remote), 0);
+	assert_true(ovm_mem_write(&f.tracee, at, "code", 4));
+	snprintf(name, sizeof(name), "/proc/%d/smaps", (int)f.pid);
+	FILE *smaps = fopen(name, "r");
+	assert_non_null(smaps);
+	while (fgets(line, sizeof(line), smaps))
+		count_huge(line, &is_there, &kb);
+	fclose(smaps);
+	FILE *thp = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+	bool has_thp = thp && fgets(line, sizeof(line), thp) && !strstr(line, "[never]");
+	if (thp)
+		fclose(thp);
+	assert_int_equal(kb, has_thp ? 2048 : 0);
+	assert_true(live_progress(f.shared, 10));
+	assert_int_equal(f.shared->n_wrong, 0);
+	assert_int_equal(end(&f), 0);
+}
+
 /* A place that is taken: nothing is mapped over, the child goes on. */
 static void test_mmap_taken(void **state)
 {
@@ -103,6 +149,8 @@ static void test_mmap_taken(void **state)
 	call.arg[0] = (uint64_t)(uintptr_t)f.shared & ~4095ull;
 	assert_int_equal(ovm_remote_run(&f.ctx, &f.tracee, &f.map, &call, 1, 300, &remote),
 			 OVM_E_TARGET);
+	assert_true(ovm_remote_has_room(&f.tracee, &f.map, &call, 1));
+	assert_false(ovm_remote_has_room(&f.tracee, &f.map, &call, OVM_REMOTE_MAX_CALLS + 1));
 	assert_true(live_progress(f.shared, 10));
 	assert_int_equal(end(&f), 0);
 }
@@ -331,10 +379,11 @@ static void test_tool_dies(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_stub_size),	 cmocka_unit_test(test_mmap_busy),
-	    cmocka_unit_test(test_mmap_taken),	 cmocka_unit_test(test_blocked),
-	    cmocka_unit_test(test_waiting),	 cmocka_unit_test(test_suspended),
-	    cmocka_unit_test(test_mmap_signals), cmocka_unit_test(test_tool_dies),
+	    cmocka_unit_test(test_stub_size),  cmocka_unit_test(test_mmap_busy),
+	    cmocka_unit_test(test_mmap_taken), cmocka_unit_test(test_madvise),
+	    cmocka_unit_test(test_blocked),    cmocka_unit_test(test_waiting),
+	    cmocka_unit_test(test_suspended),  cmocka_unit_test(test_mmap_signals),
+	    cmocka_unit_test(test_tool_dies),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
