@@ -42,6 +42,7 @@ enum {
 			      after its start */
 	REL8_AFTER = 131,
 	PART_BYTES = 4 << 10, /* are scanned by one worker at a time */
+	GIVE_BACK = 1 << 20,  /* bytes without code that are given back together; a multiple */
 };
 
 enum how { HOW_BRANCH, HOW_LEA, HOW_POINTER, HOW_VALUE };
@@ -300,6 +301,32 @@ static void scan_values(struct part *part, const uint8_t *p, uint64_t va)
 		scan_value(part, is_low ? load32(p + i) : ovm_le64(p + i), va + i);
 }
 
+/* Does any region reach into [@lo, @hi)? */
+static bool has_regions(const struct ovm_regions *regions, uint64_t lo, uint64_t hi)
+{
+	uint32_t first = 0, end = regions->v.n;
+	while (first < end) { /* the first that ends behind @lo */
+		uint32_t mid = first + (end - first) / 2;
+		if (regions->v.v[mid].hi.v <= lo)
+			first = mid + 1;
+		else
+			end = mid;
+	}
+	return first < regions->v.n && regions->v.v[first].lo.v < hi;
+}
+
+/* Data are seldom read again. The parts before, of the same piece, have been scanned or soon are. */
+static void give_back(const struct part *part)
+{
+	uint64_t end = part->first + part->n, first = (end - 1) / GIVE_BACK * GIVE_BACK;
+	const struct ovm_segment *seg = part->seg;
+	if (end % GIVE_BACK && end != seg->filesz)
+		return;
+	if (!has_regions(part->scan->regions, seg->lo.v + first, seg->lo.v + end))
+		ovm_image_release(part->scan->image, part->scan->image->bytes + seg->off.v + first,
+				  end - first);
+}
+
 static void scan_part(void *arg, uint32_t i)
 {
 	struct part *part = (struct part *)arg + i;
@@ -309,6 +336,7 @@ static void scan_part(void *arg, uint32_t i)
 		scan_code(part, p, part->seg->lo.v);
 	if (!image->is_dyn)
 		scan_values(part, p, part->seg->lo.v);
+	give_back(part);
 }
 
 /* Decoding is the scanner's own: no part does it. */
