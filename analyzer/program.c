@@ -42,6 +42,8 @@ struct selection {
 	struct ovm_decoder *dec;
 	const struct ovm_prof_module *module; /* NULL: everything, uniform */
 	bool is_live;
+	const uint32_t *part_of; /* [regions.n], or NULL */
+	uint32_t part;
 	uint64_t *samples; /* [regions.n] */
 	OVM_VEC(struct pick) picks;
 	struct ovm_drafters *drafters;
@@ -133,12 +135,18 @@ static int by_samples(const void *a, const void *b)
 	return x->region < y->region ? -1 : x->region > y->region;
 }
 
+static bool is_candidate(const struct selection *sel, const struct ovm_regions *regions, uint32_t r)
+{
+	return regions->v.v[r].refused == OVM_REFUSE_NONE &&
+	       (!sel->part_of || sel->part_of[r] == sel->part);
+}
+
 /* The regions worth a look, hottest first (uniform: by address). Regions refused by earlier stages
  * are left out. */
 static void choose(struct selection *sel, const struct ovm_regions *regions)
 {
 	for (uint32_t r = 0; r < regions->v.n; r++)
-		if (regions->v.v[r].refused == OVM_REFUSE_NONE && (!sel->module || sel->samples[r]))
+		if (is_candidate(sel, regions, r) && (!sel->module || sel->samples[r]))
 			ovm_vec_push(&sel->picks, (struct pick){r, sel->samples[r]});
 	if (sel->picks.n)
 		qsort(sel->picks.v, sel->picks.n, sizeof(*sel->picks.v), by_samples);
@@ -279,8 +287,7 @@ static void build_callees(struct selection *sel, struct ovm_program *program, ui
 static void refuse_rest(struct selection *sel, struct ovm_program *program)
 {
 	for (uint32_t r = 0; r < program->regions->v.n; r++)
-		if (program->cfg_of_region[r] == OVM_NONE &&
-		    program->regions->v.v[r].refused == OVM_REFUSE_NONE)
+		if (program->cfg_of_region[r] == OVM_NONE && is_candidate(sel, program->regions, r))
 			ovm_region_refuse(sel->ctx, program->regions, r,
 					  sel->samples[r] ? OVM_REFUSE_NOT_HOT
 							  : OVM_REFUSE_NO_PROFILE);
@@ -381,11 +388,23 @@ static void grow(struct selection *sel, const struct ovm_program_opts *opts,
 	free(sel->samples);
 }
 
+static struct selection selection_of(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+				     const struct ovm_prof_module *module,
+				     const struct ovm_program_opts *opts)
+{
+	return (struct selection){.ctx = ctx,
+				  .dec = dec,
+				  .module = module,
+				  .is_live = opts->is_live,
+				  .part_of = opts->part_of,
+				  .part = opts->part};
+}
+
 int ovm_program_build(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		      struct ovm_regions *regions, const struct ovm_prof_module *module,
 		      const struct ovm_program_opts *opts, struct ovm_program *out)
 {
-	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = opts->is_live};
+	struct selection sel = selection_of(ctx, dec, module, opts);
 	struct ovm_program program = {.image = image, .regions = regions};
 	size_t n = regions->v.n ? regions->v.n : 1;
 
@@ -400,7 +419,7 @@ int ovm_program_extend(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		       const struct ovm_prof_module *module, const struct ovm_program_opts *opts,
 		       struct ovm_program *program)
 {
-	struct selection sel = {.ctx = ctx, .dec = dec, .module = module, .is_live = opts->is_live};
+	struct selection sel = selection_of(ctx, dec, module, opts);
 
 	for (uint32_t r = 0; r < program->regions->v.n; r++) {
 		uint8_t *refused = &program->regions->v.v[r].refused;

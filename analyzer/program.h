@@ -28,6 +28,8 @@ struct ovm_program_opts {
 	double share;	       /* of the samples to cover; 1.0: all regions with samples */
 	bool is_live;	       /* refuse regions that call dlsym & co. too (rule I7) */
 	uint32_t callee_steps; /* take what the chosen regions call, and what that calls, so far */
+	const uint32_t *part_of; /* [regions.n], or NULL: all is chosen from; else what is @part */
+	uint32_t part;
 };
 
 /* Select and analyze. Regions with samples are taken hottest first; @module NULL: every region,

@@ -15,6 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+	PIECE = 8 << 20
+}; /* bytes of code whose graphs are in memory together, where all is copied */
+
 static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm_rewrite *job)
 {
 	bool undo = ovm_option_given(opts, OVM_OPT_UNDO);
@@ -103,6 +107,7 @@ static const char *likeliest_reason(const struct ovm_ctx *ctx)
 int ovm_rewrite_write(struct ovm_ctx *ctx, struct ovm_rewrite *job)
 {
 	int err = ovm_elf_plan(ctx, job->image, &job->engine_opts.base);
+	job->engine_opts.piece = PIECE;
 	if (!err)
 		err = ovm_engine_run(ctx, job->dec, job->image, job->module, &job->engine_opts,
 				     &job->engine);

@@ -236,6 +236,18 @@ static bool is_known_shape(const struct ovm_check *check, const struct ovm_table
 				     : !table->base.v);
 }
 
+/* Joined overlays (join.c) have tables between their code: no instruction stands in [@lo, @hi). */
+static bool is_without_code(const struct ovm_check *check, uint64_t lo, uint64_t hi)
+{
+	const struct ovm_map *map = &check->overlay->map;
+	uint32_t i = lo < check->code_end ? check->bucket[lo / OVM_CHECK_BUCKET] : map->v.n;
+	if (i && (uint64_t)map->v.v[i - 1].off + map->v.v[i - 1].new_len > lo)
+		return false;
+	while (i < map->v.n && (uint64_t)map->v.v[i].off + map->v.v[i].new_len <= lo)
+		i++;
+	return i == map->v.n || map->v.v[i].off >= hi;
+}
+
 static bool check_table(struct ovm_check *check, const struct ovm_table_copy *table)
 {
 	const struct ovm_overlay *overlay = check->overlay;
@@ -244,8 +256,8 @@ static bool check_table(struct ovm_check *check, const struct ovm_table_copy *ta
 	if (!is_known_shape(check, table))
 		return ovm_check_no(check, table->old_load, table->new_off,
 				    "a table of unknown shape");
-	if (!old || table->new_off < check->code_end || table->new_off > overlay->size ||
-	    size > overlay->size - table->new_off)
+	if (!old || table->new_off > overlay->size || size > overlay->size - table->new_off ||
+	    !is_without_code(check, table->new_off, table->new_off + size))
 		return ovm_check_no(check, table->old_load, table->new_off,
 				    "a table outside its memory");
 	for (uint64_t i = 0; i < size; i += table->entry_size)

@@ -8,6 +8,10 @@
  * reason and the rest built again. Others' direct branches to it then go to the original, so
  * dropping is always safe. Failures are rare; the number of rounds is bounded and beyond it nothing
  * is copied.
+ *
+ * Graphs take some 80 bytes an instruction. Where every region of a very large file is to be copied
+ * the above is done with a piece of the regions at a time, and the proved overlays are joined and
+ * proved once more (join.c).
  */
 #define OVM_LOG_DOMAIN "engine"
 #include "rewriter/engine.h"
@@ -15,12 +19,14 @@
 #include "base/log.h"
 #include "base/parallel.h"
 #include "rewriter/check.h"
+#include "rewriter/join.h"
 
 #include <stdlib.h>
 
 enum {
 	MAX_ROUNDS = 64,
 	COMPARE_PIECES = 16, /* what one remembers of decoding, another does not know */
+	MIN_PIECES = 4,	     /* less code is gone through at once */
 	CALLEE_STEPS =
 	    2, /* from sampled regions: what runs there is instrumented before a sample finds it */
 };
@@ -205,22 +211,30 @@ static uint32_t bad_cfg_of(const struct ovm_engine *engine, const struct ovm_che
 	return cfg == OVM_NONE ? cfg_at(engine, result->bad_old) : cfg;
 }
 
-static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_cfg)
+static int prove(struct ovm_ctx *ctx, struct ovm_engine *engine, struct ovm_check_result *result)
 {
-	struct ovm_check_result result = {0};
 	struct stopwatch watch = {0};
+	*result = (struct ovm_check_result){0};
 	lap_ms(&watch);
-	int rc = ovm_check(ctx, engine->image, &engine->regions, &engine->overlay, &result);
+	int rc = ovm_check(ctx, engine->image, &engine->regions, &engine->overlay, result);
 	if (rc == OVM_REFUSED) {
-		*bad_cfg = bad_cfg_of(engine, &result);
 		engine->stats.n_dropped_by_checker++;
 		ovm_log(OVM_LOG_INFO, "check: 0x%llx, overlay +0x%x: %s",
-			(unsigned long long)result.bad_old.v, result.bad_off, result.reason);
+			(unsigned long long)result->bad_old.v, result->bad_off, result->reason);
 	} else if (rc == 0) {
-		engine->stats.n_pairs = result.n_pairs;
+		engine->stats.n_pairs = result->n_pairs;
 		ovm_log(OVM_LOG_INFO, "check: %llu pairs proved, %.1f ms",
-			(unsigned long long)result.n_pairs, lap_ms(&watch));
+			(unsigned long long)result->n_pairs, lap_ms(&watch));
 	}
+	return rc;
+}
+
+static int check(struct ovm_ctx *ctx, struct ovm_engine *engine, uint32_t *bad_cfg)
+{
+	struct ovm_check_result result;
+	int rc = prove(ctx, engine, &result);
+	if (rc == OVM_REFUSED)
+		*bad_cfg = bad_cfg_of(engine, &result);
 	return rc;
 }
 
@@ -284,20 +298,27 @@ static void accept_program(struct ovm_ctx *ctx, struct ovm_engine *engine, uint3
 	ovm_log(OVM_LOG_INFO, "decoders compared, %.1f ms", lap_ms(watch));
 }
 
-static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
-			  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
-			  struct ovm_engine *engine)
+static int find_regions(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
+			struct ovm_engine *engine)
 {
 	struct stopwatch watch = {0};
-	const struct ovm_program_opts how = program_opts(opts);
 	lap_ms(&watch);
 	int rc = ovm_regions_build(ctx, engine->image, &engine->regions);
 	if (rc)
 		return rc;
 	ovm_log(OVM_LOG_INFO, "regions: %u, %.1f ms", engine->regions.v.n, lap_ms(&watch));
 	refuse_skipped(ctx, opts, &engine->regions);
-	rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
-			       opts->uniform ? NULL : module, &how, &engine->program);
+	return 0;
+}
+
+static int select_regions(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+			  const struct ovm_program_opts *how, struct ovm_engine *engine)
+{
+	struct stopwatch watch = {0};
+	lap_ms(&watch);
+	int rc = ovm_program_build(ctx, dec, engine->image, &engine->regions,
+				   opts->uniform ? NULL : module, how, &engine->program);
 	if (rc == 0)
 		accept_program(ctx, engine, 0, &watch);
 	return rc;
@@ -338,15 +359,9 @@ static void keep_gauged(struct ovm_ctx *ctx, const struct ovm_engine_opts *opts,
 }
 
 /* All that depends on what is built. */
-static int finish(struct ovm_ctx *ctx, struct ovm_decoder *dec,
-		  const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
+static int finish(const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
 		  struct ovm_engine *out)
 {
-	int rc = build_proved(ctx, dec, opts, out);
-	if (rc) {
-		ovm_engine_fini(out);
-		return rc;
-	}
 	count_samples(module, out);
 	if (opts->is_counting)
 		ovm_callcount_list(&out->program, &out->calls);
@@ -356,17 +371,142 @@ static int finish(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	return out->overlay.n_insns ? 0 : OVM_REFUSED;
 }
 
+/* --- in pieces --- */
+
+struct pieces {
+	uint32_t *of; /* [regions.n]: the piece it is in, OVM_NONE */
+	uint32_t n;
+	uint64_t size; /* bytes of the regions in the last one */
+	bool *taken;   /* [regions.n]: in a graph of a piece before */
+	struct ovm_join join;
+	struct ovm_engine_stats stats;
+	double score, score_original;
+};
+
+static void divide(const struct ovm_regions *regions, uint64_t size, bool fragments,
+		   struct pieces *pieces)
+{
+	for (uint32_t r = 0; r < regions->v.n; r++) {
+		const struct ovm_region *region = &regions->v.v[r];
+		if (region->refused != OVM_REFUSE_NONE || region->is_fragment != fragments)
+			continue;
+		if (!pieces->n || pieces->size >= size) {
+			pieces->n++;
+			pieces->size = 0;
+		}
+		pieces->of[r] = pieces->n - 1;
+		pieces->size += region->hi.v - region->lo.v;
+	}
+}
+
+/* In the order in which graphs are taken: fragments, whose functions should be the heads, last. */
+static void divide_all(const struct ovm_regions *regions, uint64_t size, struct pieces *pieces)
+{
+	*pieces = (struct pieces){.of = ovm_alloc_array((size_t)regions->v.n + 1, sizeof(uint32_t)),
+				  .taken = ovm_alloc_array((size_t)regions->v.n + 1, sizeof(bool))};
+	for (uint32_t r = 0; r < regions->v.n; r++)
+		pieces->of[r] = OVM_NONE;
+	divide(regions, size, false, pieces);
+	divide(regions, size, true, pieces);
+}
+
+static void pieces_fini(struct pieces *pieces)
+{
+	free(pieces->of);
+	free(pieces->taken);
+	ovm_join_fini(&pieces->join);
+}
+
+/* Keep what was built of the program, and no more; its regions are nobody else's. */
+static void keep_piece(struct ovm_engine *engine, struct pieces *pieces)
+{
+	for (uint32_t r = 0; r < engine->regions.v.n; r++) {
+		if (engine->program.cfg_of_region[r] == OVM_NONE)
+			continue;
+		pieces->taken[r] = true;
+		engine->regions.v.v[r].refused = OVM_REFUSE_OVERLAP;
+	}
+	if (engine->overlay.n_insns)
+		ovm_join_add(&pieces->join, &engine->overlay);
+	pieces->stats.n_selected += engine->stats.n_selected;
+	pieces->score += engine->layout.score;
+	pieces->score_original += engine->layout.score_original;
+	discard(engine);
+	ovm_program_fini(&engine->program);
+	ovm_image_release(engine->image, engine->image->bytes, engine->image->size);
+}
+
+static int build_pieces(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+			const struct ovm_engine_opts *opts, struct pieces *pieces,
+			struct ovm_engine *out)
+{
+	struct ovm_engine_opts here = *opts;
+	struct ovm_program_opts how = program_opts(opts);
+	int rc = 0;
+	how.part_of = pieces->of;
+	pieces->join.overlay.base = opts->base;
+	for (how.part = 0; how.part < pieces->n && !rc; how.part++) {
+		here.base = ovm_join_base(&pieces->join);
+		rc = select_regions(ctx, dec, NULL, opts, &how, out);
+		if (!rc)
+			rc = build_proved(ctx, dec, &here, out);
+		if (!rc)
+			keep_piece(out, pieces);
+	}
+	for (uint32_t r = 0; r < out->regions.v.n; r++)
+		if (pieces->taken[r])
+			out->regions.v.v[r].refused = OVM_REFUSE_NONE;
+	return rc;
+}
+
+static int run_pieces(struct ovm_ctx *ctx, struct ovm_decoder *dec,
+		      const struct ovm_engine_opts *opts, struct pieces *pieces,
+		      struct ovm_engine *out)
+{
+	struct stopwatch watch = {0};
+	struct ovm_check_result result;
+	int rc = build_pieces(ctx, dec, opts, pieces, out);
+	out->stats.n_selected = pieces->stats.n_selected;
+	out->layout.score = pieces->score;
+	out->layout.score_original = pieces->score_original;
+	lap_ms(&watch);
+	if (rc || !pieces->join.overlay.n_insns)
+		return rc;
+	rc = ovm_join_finish(ctx, out->image, &out->regions, &pieces->join, &out->overlay);
+	ovm_log(OVM_LOG_INFO, "%u pieces joined, %.1f ms", pieces->n, lap_ms(&watch));
+	if (rc)
+		return rc;
+	rc = prove(ctx, out, &result);
+	uint32_t bad = rc ? ovm_region_find(&out->regions, result.bad_old) : OVM_NONE;
+	if (bad != OVM_NONE)
+		ovm_region_refuse(ctx, &out->regions, bad, OVM_REFUSE_CHECKER);
+	return rc;
+}
+
+/* --- all of it --- */
+
 int ovm_engine_run(struct ovm_ctx *ctx, struct ovm_decoder *dec, struct ovm_image *image,
 		   const struct ovm_prof_module *module, const struct ovm_engine_opts *opts,
 		   struct ovm_engine *out)
 {
 	*out = (struct ovm_engine){.image = image};
+	struct pieces pieces = {0};
 	int rc = OVM_REFUSED;
 	if (!module && !opts->uniform)
 		return rc;
-	rc = select_regions(ctx, dec, module, opts, out);
+	rc = find_regions(ctx, opts, out);
+	if (!rc && opts->piece && opts->uniform && !module)
+		divide_all(&out->regions, opts->piece, &pieces);
+	if (!rc && pieces.n > MIN_PIECES) {
+		rc = run_pieces(ctx, dec, opts, &pieces, out);
+	} else if (!rc) {
+		const struct ovm_program_opts how = program_opts(opts);
+		rc = select_regions(ctx, dec, module, opts, &how, out);
+		rc = rc ? rc : build_proved(ctx, dec, opts, out);
+	}
+	pieces_fini(&pieces);
 	if (!rc)
-		return finish(ctx, dec, module, opts, out);
+		return finish(module, opts, out);
 	ovm_engine_fini(out);
 	return rc;
 }
@@ -385,7 +525,9 @@ int ovm_engine_again(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 	else
 		rc = select_more(ctx, dec, module, opts, engine);
 	if (!rc)
-		return finish(ctx, dec, module, opts, engine);
+		rc = build_proved(ctx, dec, opts, engine);
+	if (!rc)
+		return finish(module, opts, engine);
 	ovm_engine_fini(engine);
 	return rc;
 }

@@ -8,6 +8,8 @@
 struct ovm_engine_opts {
 	double share;                   /* of the samples to cover, 0 < share <= 1 */
 	bool uniform;                   /* every region, no profile (tests) */
+	uint64_t piece;                 /* bytes; 0, or: with uniform and no module, go through code of more than four of these in pieces,
+	                                   each with no memory of the others. Of the result only regions, overlay and stats are there */
 	bool is_live;
 	const bool *skip_region;        /* [regions.n] or NULL: refused beforehand (live: unhooked unwinder, changed bytes) */
 	struct ovm_layout_opts layout;

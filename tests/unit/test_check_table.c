@@ -280,18 +280,28 @@ static void test_wide_tables(void **state)
 	(void)state;
 	begin();
 	entry(0, 0x10, 1, 1, 0);
+	entry(9, 0x11, 1, 1, 0);
 	ovm_put64(it.old + 0x80, OLD + 0x10);
 	ovm_put64(it.new + AT, NEW);
+	ovm_put64(it.new + 1, NEW);
+	ovm_put64(it.new + 10, NEW);
 	table(AT, 8, 1, 0);
 	expect(NULL);
+	it.tables[0].new_off = 1; /* between instructions */
+	expect(NULL);
+	it.tables[0].new_off = 10; /* behind all of them */
+	expect(NULL);
+	it.tables[0].new_off = AT;
 	it.image.is_dyn = true;
 	expect("a table of unknown shape");
 	it.image.is_dyn = false;
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 6; i++) {
 		struct ovm_table_copy save = it.tables[0];
-		it.tables[0].new_off = i == 0	? AT - 4
+		it.tables[0].new_off = i == 0	? 0
 				       : i == 1 ? NEW_SIZE + 1
 				       : i == 2 ? NEW_SIZE - 4
+				       : i == 4 ? 2
+				       : i == 5 ? 9
 						: AT;
 		it.tables[0].old_table.v += i == 3 ? SIZE : 0;
 		expect("a table outside its memory");
