@@ -27,6 +27,7 @@
 #include "runtime/family.h"
 #include "runtime/generation.h"
 #include "runtime/handover.h"
+#include "runtime/presence.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -35,6 +36,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -88,7 +90,7 @@ static void take_all_of(struct ovm_ctx *ctx, struct work *work, const struct ovm
 {
 	for (uint32_t i = 0; i < like->modules.n; i++) {
 		struct ovm_target target;
-		if (ovm_target_take(ctx, work->set, &work->map, &like->modules.v[i], &target) == 0)
+		if (ovm_target_take(ctx, work->set, &work->map, like, i, &target) == 0)
 			ovm_vec_push(&work->targets, target);
 		else
 			explain(work, ctx);
@@ -173,6 +175,10 @@ static void build_all(struct ovm_ctx *ctx, struct work *work)
 	if (!work->is_hooked)
 		find_hook(ctx, work);
 	uint32_t kept = 0;
+	for (uint32_t i = 0; i < work->targets.n; i++) /* all, before the process may end */
+		work->targets.v[i].print =
+		    ovm_module_print(work->tracee, work->targets.v[i].module->lo);
+	OVM_FAULT(BUILDER_CHOSEN);
 	for (uint32_t i = 0; i < work->targets.n; i++) {
 		struct ovm_target *target = &work->targets.v[i];
 		inherit(work, target);
@@ -212,6 +218,8 @@ static void build_reference(struct ovm_ctx *ctx, struct work *work)
 
 void ovm_built_module_fini(struct ovm_built_module *m)
 {
+	if (m->is_borrowed)
+		return;
 	ovm_overlay_fini(&m->overlay);
 	ovm_vec_free(&m->arcs);
 	ovm_vec_free(&m->calls);
@@ -347,16 +355,25 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 	}
 	OVM_FAULT(BUILDER_FORKED);
 	builder.pid = pid;
+	builder.like = opts->like;
 	*out = builder;
 	return 0;
+}
+
+static double ms_of(struct timeval t)
+{
+	return (double)t.tv_sec * 1e3 + (double)t.tv_usec / 1e3;
 }
 
 static int wait_child(struct ovm_builder *builder)
 {
 	int status = 0;
-	while (waitpid(builder->pid, &status, 0) < 0 && errno == EINTR)
+	struct rusage used = {0};
+	while (wait4(builder->pid, &status, 0, &used) < 0 && errno == EINTR)
 		;
 	builder->pid = 0;
+	builder->used_ms = ms_of(used.ru_utime) + ms_of(used.ru_stime);
+	ovm_log(OVM_LOG_INFO, "used %.0f ms of CPU time", builder->used_ms);
 	return status;
 }
 
@@ -372,8 +389,19 @@ static bool read_result(const struct ovm_builder *builder, const struct ovm_live
 	return ok;
 }
 
+static void borrow(const struct ovm_built *from, struct ovm_built_module *to)
+{
+	if (to->like == OVM_NONE)
+		return;
+	const struct ovm_built_module *like = &from->modules.v[to->like];
+	to->overlay = like->overlay;
+	to->arcs = like->arcs;
+	to->calls = like->calls;
+	to->is_borrowed = true;
+}
+
 int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_generations *set, struct ovm_built *out,
+		       const struct ovm_livemap *map, struct ovm_built *out,
 		       struct ovm_built *reference)
 {
 	struct ovm_built built = {0}, other = {0};
@@ -381,8 +409,10 @@ int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
 	int status = is_done && builder->stays ? 0 : wait_child(builder);
 	int rc = ovm_fail(ctx, OVM_E_INTERNAL, "the optimizer's builder ended with status 0x%x",
 			  (unsigned)status);
-	if (is_done && status == 0 && read_result(builder, set->map, &built, &other))
+	if (is_done && status == 0 && read_result(builder, map, &built, &other))
 		rc = 0;
+	for (uint32_t i = 0; i < built.modules.n && rc == 0; i++)
+		borrow(builder->like, &built.modules.v[i]);
 	if (rc || !builder->stays)
 		ovm_builder_close(builder);
 	if (rc) {
@@ -420,7 +450,8 @@ void ovm_builder_close(struct ovm_builder *builder)
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] > 0)
 			close(fds[i]);
-	*builder = (struct ovm_builder){.fd = -1, .order_fd = -1, .watch_fd = -1};
+	*builder = (struct ovm_builder){
+	    .fd = -1, .order_fd = -1, .watch_fd = -1, .used_ms = builder->used_ms};
 }
 
 void ovm_built_fini(struct ovm_built *built)

@@ -10,6 +10,11 @@ struct ovm_built_module {
 	ovm_rta link_map;		      /* of its owner, 0 unknown */
 	uint64_t n_samples;
 	uint64_t print; /* of the module that was copied (presence.h); 0 not known */
+	uint64_t code;	/* hash of all code of the file it was made from; 0 not known */
+	uint32_t like;	/* from a builder that was to take copies: which of theirs, see below */
+	bool is_borrowed; /* overlay, arcs, calls: of those copies, which have to stay */
+	bool is_unseen; /* the process had gone: its memory was not compared with the file. Not to
+			   be loaded, only to be taken for others (target.h) */
 	struct ovm_engine_stats stats;
 	struct ovm_overlay overlay; /* owned; tables and fdes are left out */
 	ovm_arcs arcs;		    /* instrumented or gauged: what the counters mean */
@@ -32,6 +37,8 @@ struct ovm_builder {
 	int order_fd; /* another, with what it shall do next */
 	int watch_fd; /* to it and from it: readable when it is done, or has ended */
 	bool stays;
+	const struct ovm_built *like; /* opts.like */
+	double used_ms; /* its CPU time, once it has ended */
 };
 
 struct ovm_generations;
@@ -43,11 +50,11 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 		      const struct ovm_profile *profile, const struct ovm_target_opts *opts,
 		      struct ovm_builder *out);
 
-/* Wait for the child and read what it built; unless it stays and lives, the builder is closed.
+/* Wait for the child and read what it built, for modules of @map; unless it stays and lives, the builder is closed.
  * *reference: what it built besides to measure by, empty if nothing; the caller frees both; NULL:
- * not wanted. OVM_E_INTERNAL: it crashed (the program is not concerned). */
+ * not wanted. What was taken (opts.like) is borrowed from there. OVM_E_INTERNAL: it crashed (the program is not concerned). */
 int ovm_builder_result(struct ovm_ctx *ctx, struct ovm_builder *builder,
-		       const struct ovm_generations *set, struct ovm_built *out,
+		       const struct ovm_livemap *map, struct ovm_built *out,
 		       struct ovm_built *reference);
 
 /* For a builder that stayed, after its result: build optimized code by @profile, with @gauges and

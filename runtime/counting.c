@@ -13,9 +13,13 @@
  *
  * Regions with samples are instrumented, and what they call. The first window shows which calls
  * lead further, so a second generation follows it at once; as the run goes on others become hot,
- * and more are built, ever more seldom. All are armed together.
+ * and more are built if they are worth it, ever more seldom. All are armed together.
  *
- * Limit: one process. Its children count in the same memory while they run instrumented code.
+ * A recording has a stock: what was built for processes before is taken first, and windows and
+ * builds are spread over all of them (stock.h).
+ *
+ * Limit: one process at a time. Its children count in the same memory while they run instrumented
+ * code.
  */
 #define OVM_LOG_DOMAIN "counting"
 #include "runtime/counting.h"
@@ -43,6 +47,7 @@ enum phase {
 struct instrumented { /* one generation that counts */
 	uint32_t gen; /* in set->v */
 	struct ovm_countmem counters;
+	bool is_taken; /* from the stock */
 };
 
 struct ovm_counting {
@@ -58,16 +63,19 @@ struct ovm_counting {
 	struct ovm_counted counted;
 	bool *others; /* [n_others]: generations that were armed before we came */
 	uint32_t n_others;
-	uint64_t next_build_cpu, last_cpu; /* ms */
-	uint32_t n_builds;
-	double started_at, armed_at, next_window_at, next_look; /* ms */
+	struct ovm_stock *stock;    /* borrowed; or NULL */
+	uint32_t next_item, taking; /* of the stock: to be looked at; of the builder, or OVM_NONE */
+	struct ovm_count_pace *pace, own; /* the stock's, or our own */
+	bool is_fresh;			  /* copies were loaded since the last window */
+	uint64_t next_build_cpu;	  /* ms: the first of this process */
+	double armed_at, next_look;	  /* ms */
 	uint64_t *older, *newest; /* counters when the window opened, and at its last look */
 	uint64_t n_counters;
 };
 
 struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 				      const struct ovm_counting_opts *opts,
-				      const struct ovm_profile *before)
+				      const struct ovm_profile *before, struct ovm_stock *stock)
 {
 	struct ovm_counting *c = ovm_alloc(sizeof(*c));
 	*c = (struct ovm_counting){.set = set, .opts = *opts};
@@ -75,12 +83,15 @@ struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 	c->opts.targets.is_counting = true;
 	c->opts.targets.counted = &c->counted;
 	c->before = before;
+	c->stock = stock;
+	c->taking = OVM_NONE;
+	c->own.started_at = ovm_now_ms();
+	c->pace = stock ? &stock->pace : &c->own;
 	c->n_others = set->v.n;
 	c->others = ovm_alloc_array(set->v.n, sizeof(*c->others));
 	for (uint32_t i = 0; i < set->v.n; i++)
 		c->others[i] = set->v.v[i].is_armed;
 	c->next_build_cpu = before || opts->at_once ? 0 : OVM_RT_COUNT_AFTER_MS;
-	c->started_at = ovm_now_ms();
 	return c;
 }
 
@@ -210,6 +221,7 @@ static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
 	c->armed_at = ovm_now_ms();
 	c->next_look = c->armed_at + OVM_RT_WINDOW_FIRST_LOOK_MS;
 	c->stats.n_windows++;
+	c->is_fresh = false;
 	read_counters(c, c->older);
 	memcpy(c->newest, c->older, c->n_counters * sizeof(*c->older));
 }
@@ -217,9 +229,16 @@ static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
 /* How long not to count: until the time armed is within the budget again. */
 static double rest_ms(const struct ovm_counting *c, double now)
 {
-	double spent = c->stats.armed_ms - OVM_RT_WINDOW_FREE_MS;
-	double rest = spent * 100 / OVM_RT_WINDOW_PERCENT - (now - c->started_at);
+	double spent = c->pace->armed_ms - OVM_RT_WINDOW_FREE_MS;
+	double rest = spent * 100 / OVM_RT_WINDOW_PERCENT - (now - c->pace->started_at);
 	return rest > OVM_RT_WINDOW_REST_MS ? rest : OVM_RT_WINDOW_REST_MS;
+}
+
+static void add_armed(struct ovm_counting *c, double now)
+{
+	c->stats.armed_ms += now - c->armed_at;
+	c->pace->armed_ms += now - c->armed_at;
+	c->pace->next_window_at = now + rest_ms(c, now);
 }
 
 static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
@@ -231,14 +250,13 @@ static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
 		c->next_look = now + OVM_RT_RETRY_MS; /* still armed: try again soon */
 		if (ctx->err != OVM_E_GONE)
 			return;
-		c->stats.armed_ms += now - c->armed_at;
+		add_armed(c, now);
 		give_up(c, ctx->msg);
 		return;
 	}
 	OVM_FAULT(COUNTING_DISARMED);
-	c->stats.armed_ms += now - c->armed_at;
+	add_armed(c, now);
 	ovm_forks_follow(ctx, c->set, (int)c->opts.max_pause_ms, OVM_RT_FORKS_MS, &forks);
-	c->next_window_at = now + rest_ms(c, now);
 	c->phase = c->opts.n_windows && c->stats.n_windows >= c->opts.n_windows ? PHASE_DONE
 										: PHASE_RESTING;
 }
@@ -264,6 +282,60 @@ static bool is_over(struct ovm_counting *c, double now)
  * --------------------------------------------------------------------------------------------------
  */
 
+static uint64_t samples_inside(const struct ovm_built *built, const struct ovm_prof_module *module)
+{
+	uint64_t n = 0;
+	for (uint32_t m = 0; module->path && m < built->modules.n; m++)
+		for (uint32_t i = 0; i < module->samples.n; i++)
+			if (!strcmp(built->modules.v[m].module->path, module->path) &&
+			    ovm_map_old(&built->modules.v[m].overlay.map, module->samples.v[i].va))
+				n += module->samples.v[i].count;
+	return n;
+}
+
+static void plan_next_build(struct ovm_counting *c, uint64_t n_samples)
+{
+	c->pace->next_build = n_samples * OVM_RT_COUNT_GROWTH / 100;
+}
+
+/* Share of the samples that are in no copy, of modules that are large enough to be chosen. */
+static double outside(const struct ovm_counting *c, const struct ovm_profile *samples)
+{
+	uint64_t n = 0, inside = 0;
+	for (uint32_t i = 0; i < samples->modules.n; i++) {
+		const struct ovm_prof_module *module = &samples->modules.v[i];
+		uint64_t all = ovm_prof_module_samples(module);
+		if (all * OVM_RT_MODULE_SHARE < samples->n_samples)
+			continue;
+		n += all;
+		for (uint32_t g = 0; g < c->gens.n; g++)
+			inside += samples_inside(&c->set->v.v[c->gens.v[g].gen].built, module);
+	}
+	return n ? (double)(n - inside) / (double)n : 1;
+}
+
+/* A first build always, a second after the first window, as calls lead further. Then only if more
+ * is outside than after the last one: what was refused will be so again. */
+static bool is_build_worth(struct ovm_counting *c, const struct ovm_profile *samples)
+{
+	struct ovm_count_pace *pace = c->pace;
+	if (!c->gens.n || pace->n_builds < 2)
+		return true;
+	double share = outside(c, samples);
+	double new_ms = pace->outside < 0 ? 0
+					  : (share - pace->outside) * (double)samples->n_samples *
+						1e3 / (double)samples->frequency;
+	ovm_log(OVM_LOG_INFO,
+		"%.3f of the samples outside copies, was %.3f: %.0f ms; a build took %.0f", share,
+		pace->outside, new_ms, pace->build_ms);
+	if (share > pace->outside + OVM_RT_COUNT_OUTSIDE && new_ms > pace->build_ms)
+		return true;
+	if (pace->outside < 0)
+		pace->outside = share;
+	plan_next_build(c, samples->n_samples);
+	return false;
+}
+
 /* Not yet if the process has hardly been seen in user mode. */
 static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_sampler *sampler)
 {
@@ -272,7 +344,11 @@ static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_
 		c->next_build_cpu += OVM_RT_COUNT_AFTER_MS / 2;
 		return;
 	}
-	c->n_builds++;
+	if (!is_build_worth(c, samples))
+		return;
+	c->pace->n_builds++;
+	plan_next_build(c, samples->n_samples);
+	c->pace->outside = -1;
 	ovm_profile_free(c->known);
 	c->known = ovm_profile_new();
 	ovm_profile_merge(c->known, samples);
@@ -281,6 +357,29 @@ static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_
 	ovm_counting_profile(c, c->known);
 	if (ovm_builder_start(ctx, c->set, c->known, &c->opts.targets, &c->builder))
 		give_up(c, ctx->msg);
+}
+
+/* Is there more in the stock that fits? */
+static bool may_take(struct ovm_counting *c)
+{
+	if (!c->stock || c->gens.n >= MAX_GENERATIONS)
+		return false;
+	uint32_t next = ovm_stock_next(c->stock, c->next_item, c->set->map);
+	c->next_item = next == OVM_NONE ? c->stock->v.n : next;
+	return next != OVM_NONE;
+}
+
+/* What another process had built. */
+static bool start_taking(struct ovm_ctx *ctx, struct ovm_counting *c)
+{
+	struct ovm_target_opts opts = c->opts.targets;
+	if (!may_take(c))
+		return false;
+	c->taking = c->next_item++;
+	opts.like = &c->stock->v.v[c->taking]->built;
+	if (ovm_builder_start(ctx, c->set, NULL, &opts, &c->builder))
+		give_up(c, ctx->msg);
+	return true;
 }
 
 static void remember_counted(struct ovm_counting *c, const struct ovm_built *built)
@@ -297,7 +396,7 @@ static void remember_counted(struct ovm_counting *c, const struct ovm_built *bui
 
 static int load(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_built *built)
 {
-	struct instrumented gen = {0};
+	struct instrumented gen = {.is_taken = c->taking != OVM_NONE};
 	uint32_t n_regions = 0;
 	int rc = ovm_countmem_open(ctx, ovm_built_counter_bytes(built), c->set->tracee->pid,
 				   &gen.counters);
@@ -313,8 +412,12 @@ static int load(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_built *b
 		return rc;
 	}
 	ovm_vec_push(&c->gens, gen);
-	c->stats.n_regions += n_regions;
+	if (!gen.is_taken || c->stock->v.v[c->taking]->is_new)
+		c->stats.n_regions += n_regions;
+	if (gen.is_taken)
+		c->stock->v.v[c->taking]->is_new = false;
 	c->stats.n_generations++;
+	c->is_fresh = true;
 	resize_counters(c);
 	return 0;
 }
@@ -329,7 +432,9 @@ static int refuse(struct ovm_ctx *ctx, const char *why)
 static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 {
 	struct ovm_built built = {0};
-	int rc = ovm_builder_result(ctx, &c->builder, c->set, &built, NULL);
+	int rc = ovm_builder_result(ctx, &c->builder, c->set->map, &built, NULL);
+	if (c->taking == OVM_NONE)
+		c->pace->build_ms = c->builder.used_ms;
 	if (rc == 0 && c->builder.stays) {
 		ovm_builder_close(&c->kept);
 		c->kept = c->builder;
@@ -341,20 +446,22 @@ static void fetch_build(struct ovm_ctx *ctx, struct ovm_counting *c)
 		rc = refuse(ctx, built.why_not);
 	if (rc == 0)
 		c->phase = PHASE_RESTING;
-	else if (!c->gens.n)
+	else if (!c->gens.n && c->taking == OVM_NONE)
 		give_up(c, ctx->msg);
 	else
 		ovm_log(OVM_LOG_INFO, "no further generation: %s", ctx->msg);
-	c->next_build_cpu = c->last_cpu * OVM_RT_COUNT_GROWTH / 100;
-	if (c->n_builds >= MAX_GENERATIONS)
-		c->next_build_cpu = UINT64_MAX;
+	if (rc == 0 && c->taking == OVM_NONE && c->known)
+		c->pace->outside = outside(c, c->known);
+	if (rc && c->stock && c->taking == OVM_NONE && built.modules.n)
+		ovm_stock_put(c->stock, &built, true);
+	c->taking = OVM_NONE;
 	ovm_built_fini(&built);
 }
 
 void ovm_counting_start(struct ovm_ctx *ctx, struct ovm_counting *c,
 			const struct ovm_profile *known)
 {
-	c->n_builds++;
+	c->pace->n_builds++;
 	if (ovm_builder_start(ctx, c->set, known, &c->opts.targets, &c->builder))
 		give_up(c, ctx->msg);
 	else
@@ -370,11 +477,19 @@ static bool is_build_over(const struct ovm_counting *c)
 	return c->builder.watch_fd < 0 || poll(&watch, 1, 0) != 0;
 }
 
+/* One at a time in a recording, and after each a window. */
+static bool is_build_due(const struct ovm_counting *c, const struct ovm_sampler *sampler,
+			 uint64_t cpu_ms)
+{
+	return cpu_ms >= c->next_build_cpu && c->gens.n < MAX_GENERATIONS &&
+	       ovm_sampler_n_samples(sampler) >= c->pace->next_build && !c->is_fresh &&
+	       !(c->stock && c->stock->builder.pid);
+}
+
 void ovm_counting_step(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_sampler *sampler,
 		       uint64_t cpu_ms)
 {
 	double now = ovm_now_ms();
-	c->last_cpu = cpu_ms;
 	ovm_tracee_service(c->set->tracee);
 	if (c->phase == PHASE_DONE)
 		return;
@@ -386,10 +501,11 @@ void ovm_counting_step(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_s
 	if (c->builder.pid) {
 		if (is_build_over(c))
 			fetch_build(ctx, c);
-	} else if (cpu_ms >= c->next_build_cpu && c->n_builds <= c->stats.n_windows) {
+	} else if (!start_taking(ctx, c) && is_build_due(c, sampler, cpu_ms)) {
 		start_build(ctx, c, sampler);
 	}
-	if (c->phase == PHASE_RESTING && now >= c->next_window_at)
+	if (c->phase == PHASE_RESTING && !may_take(c) &&
+	    (c->opts.is_whole || now >= c->pace->next_window_at) && c->taking == OVM_NONE)
 		arm(ctx, c);
 }
 
@@ -410,6 +526,15 @@ void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *c)
 	if (c->phase != PHASE_DONE && c->builder.pid)
 		give_up(c, "the program ended while copies to count in were being built");
 	c->phase = PHASE_DONE;
+}
+
+void ovm_counting_leave(struct ovm_counting *c)
+{
+	for (uint32_t g = 0; c->stock && g < c->gens.n; g++)
+		if (!c->gens.v[g].is_taken)
+			ovm_stock_put(c->stock, &c->set->v.v[c->gens.v[g].gen].built, false);
+	if (c->stock && c->builder.pid && c->taking == OVM_NONE)
+		ovm_stock_adopt(c->stock, &c->builder, c->set->map);
 }
 
 bool ovm_counting_take_builder(struct ovm_counting *c, struct ovm_builder *out)

@@ -3,7 +3,7 @@
 /* Exact counts of a running process, by instrumented copies that are armed for short windows. */
 #include "profiler/sampler.h"
 #include "runtime/generation.h"
-#include "runtime/target.h"
+#include "runtime/stock.h"
 
 struct ovm_counting_opts {
 	struct ovm_target_opts targets; /* is_counting and counted are set here */
@@ -24,10 +24,11 @@ struct ovm_counting;
 
 /* @set: of the process to count in; borrowed, as are its tracee and map. @before: what was counted
  * in other processes, so that copies of the same code are made at once; borrowed, NULL: nothing.
+ * @stock: what was built for them, and the pace of all; borrowed, NULL: there are no others.
  * Nothing happens until the first step. */
 struct ovm_counting *ovm_counting_new(struct ovm_generations *set,
 				      const struct ovm_counting_opts *opts,
-				      const struct ovm_profile *before);
+				      const struct ovm_profile *before, struct ovm_stock *stock);
 void ovm_counting_free(struct ovm_counting *counting); /* accepts NULL; disarm first */
 
 /* Instead of the first step, for a process that is held at its start (runtime/startgate.h): count
@@ -55,6 +56,10 @@ void ovm_counting_stop(struct ovm_ctx *ctx, struct ovm_counting *counting);
 /* The builder that stayed (opts.targets.stays), to order optimized code from; the caller closes it.
  * False: there is none, or nothing was counted. When no window is open. */
 bool ovm_counting_take_builder(struct ovm_counting *counting, struct ovm_builder *out);
+
+/* The process has ended, its counts are read: what was built for it, or is being built, goes to the
+ * stock. Its map (set->map) too, if need be: free the set, not the map's modules. */
+void ovm_counting_leave(struct ovm_counting *counting);
 
 /* Add the exact edges counted so far to @into (normalized afterwards). Also after the process has
  * ended. */

@@ -6,7 +6,8 @@
  *
  * Short processes that come one after the other are never worth it alone. Once their samples
  * together say enough, the next one that has mapped what most samples fell into is counted almost
- * from its beginning; not the shell that starts them.
+ * from its beginning; not the shell that starts them. What was built for one serves the next
+ * (stock.h), which is looked at when a window is due: so windows fall anywhere into their lives.
  *
  * Or else (from_start) the program is held where it starts, copies of all that a profile knows are
  * armed, and they count to its end: exact counts of the whole run. Only this one process and what
@@ -16,6 +17,7 @@
  */
 #define OVM_LOG_DOMAIN "countrec"
 #include "runtime/countrec.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "profiler/elfid.h"
 #include "runtime/cputime.h"
@@ -39,6 +41,7 @@ struct ovm_countrec {
 	struct ovm_profile *known;     /* from_start: what to count */
 	pid_t seized;		       /* before its exec; 0: no */
 	bool is_over;
+	struct ovm_stock stock;	  /* what was built in processes that have ended */
 	struct ovm_profile *done; /* counts of processes that have ended; NULL: none yet */
 	uint64_t n_known;	  /* samples of the recording so far, with those in no file */
 	OVM_VEC(pid_t) tried;	  /* never again */
@@ -57,6 +60,7 @@ struct ovm_countrec *ovm_countrec_new(const struct ovm_countrec_opts *opts)
 	*rec = (struct ovm_countrec){.opts = *opts};
 	ovm_ctx_init(&rec->ctx);
 	ovm_tracee_init(&rec->tracee, 0);
+	ovm_stock_init(&rec->stock);
 	explain(rec, "the program used too little processor time");
 	return rec;
 }
@@ -100,6 +104,7 @@ void ovm_countrec_free(struct ovm_countrec *rec)
 		return;
 	close_process(rec);
 	ovm_tracee_close(&rec->tracee);
+	ovm_stock_fini(&rec->stock);
 	ovm_profile_free(rec->known);
 	ovm_profile_free(rec->done);
 	ovm_vec_free(&rec->tried);
@@ -181,7 +186,7 @@ static void begin(struct ovm_countrec *rec, pid_t pid, const struct ovm_profile 
 	ovm_log(OVM_LOG_INFO, "counting in process %d", (int)pid);
 	ovm_generations_init(&rec->set, &rec->tracee, &rec->map);
 	opts.at_once = early;
-	rec->counting = ovm_counting_new(&rec->set, &opts, rec->done);
+	rec->counting = ovm_counting_new(&rec->set, &opts, rec->done, &rec->stock);
 }
 
 static void add_modules(struct ovm_profile *to, const struct ovm_profile *from)
@@ -280,7 +285,7 @@ static void begin_at_start(void *arg)
 		return;
 	}
 	ovm_generations_init(&rec->set, &rec->tracee, &rec->map);
-	rec->counting = ovm_counting_new(&rec->set, &rec->opts.counting, NULL);
+	rec->counting = ovm_counting_new(&rec->set, &rec->opts.counting, NULL, NULL);
 	ovm_counting_start(&rec->ctx, rec->counting, rec->known);
 }
 
@@ -288,13 +293,24 @@ static void begin_at_start(void *arg)
  * ------------------------------------------------------------------------------------------------
  */
 
+/* Is it time to look for a process? If all that is known is built, only for a window. */
+static bool is_due(const struct ovm_countrec *rec)
+{
+	const struct ovm_count_pace *pace = &rec->stock.pace;
+	if (rec->opts.counting.is_whole)
+		return true;
+	bool is_window = ovm_now_ms() >= pace->next_window_at && rec->stock.v.n;
+	return is_window || (!rec->stock.builder.pid && rec->n_known >= pace->next_build);
+}
+
 static bool step(void *arg, struct ovm_sampler *sampler, pid_t pid, int *wstatus)
 {
 	struct ovm_countrec *rec = arg;
 	if (rec->is_over)
 		return false;
-	if (!rec->counting && !rec->opts.from_start) {
-		rec->n_known = ovm_sampler_n_samples(sampler);
+	ovm_stock_poll(&rec->ctx, &rec->stock);
+	rec->n_known = ovm_sampler_n_samples(sampler);
+	if (!rec->counting && !rec->opts.from_start && is_due(rec)) {
 		pid_t busiest = ovm_sampler_busiest(sampler, is_wanted, rec);
 		if (busiest)
 			begin(rec, busiest, ovm_sampler_profile(sampler));
@@ -312,6 +328,7 @@ static bool step(void *arg, struct ovm_sampler *sampler, pid_t pid, int *wstatus
 	if (rec->counting && !is_program && (!cpu_ms || rec->tracee.ended)) {
 		ovm_counting_stop(&rec->ctx, rec->counting);
 		keep_counts(rec, ovm_sampler_profile(sampler));
+		ovm_counting_leave(rec->counting);
 		close_process(rec);
 	}
 	return false;

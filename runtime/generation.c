@@ -55,8 +55,8 @@ uint64_t ovm_built_counter_bytes(const struct ovm_built *built)
 	return total;
 }
 
-static int check_counters(struct ovm_ctx *ctx, const struct ovm_built *built,
-			  const struct ovm_countmem *counters)
+static int check_built(struct ovm_ctx *ctx, const struct ovm_built *built,
+		       const struct ovm_countmem *counters, pid_t pid)
 {
 	uint64_t need = ovm_built_counter_bytes(built);
 	if (built->modules.n > OVM_RT_MAX_MODULES)
@@ -64,6 +64,10 @@ static int check_counters(struct ovm_ctx *ctx, const struct ovm_built *built,
 	if (need > (counters ? counters->size : 0))
 		return ovm_fail(ctx, OVM_E_INTERNAL, "no memory for %llu bytes of counters",
 				(unsigned long long)need);
+	for (uint32_t i = 0; i < built->modules.n; i++)
+		if (built->modules.v[i].is_unseen)
+			return ovm_fail(ctx, OVM_E_TARGET,
+					"process %d has run something else meanwhile", (int)pid);
 	for (uint32_t i = 0; i < built->modules.n; i++)
 		if (counter_bytes(&built->modules.v[i]) &&
 		    counters_at(&built->modules.v[i]).v % PAGE)
@@ -293,7 +297,7 @@ static int bring_in(struct ovm_ctx *ctx, struct ovm_generations *set, const stru
 int ovm_generation_load(struct ovm_ctx *ctx, struct ovm_generations *set, struct ovm_built *built,
 			const struct ovm_countmem *counters, uint32_t *idx)
 {
-	int rc = check_counters(ctx, built, counters);
+	int rc = check_built(ctx, built, counters, set->tracee->pid);
 	if (rc == 0 && set->state)
 		rc = ovm_state_add(ctx, set->state, built, counters);
 	if (rc)

@@ -23,6 +23,9 @@ struct module_head {
 	uint64_t inode; /* and its file */
 	ovm_rta at, link_map;
 	uint64_t n_samples, print;
+	uint64_t code;
+	uint32_t like; /* nothing follows: the reader has it; else OVM_NONE */
+	bool is_unseen;
 	struct ovm_engine_stats stats;
 	ovm_va base;
 	uint32_t size, n_map, n_patches;
@@ -53,6 +56,9 @@ static bool put_module(int fd, const struct ovm_handover *from, const struct ovm
 	    .link_map = ovm_livedyn_link_map(from->tracee, from->map, target->module),
 	    .n_samples = target->n_samples,
 	    .print = target->print,
+	    .code = target->code,
+	    .like = target->like,
+	    .is_unseen = target->is_unseen,
 	    .stats = target->engine.stats,
 	    .base = o->base,
 	    .size = o->size,
@@ -69,6 +75,8 @@ static bool put_module(int fd, const struct ovm_handover *from, const struct ovm
 	    .n_calls = target->engine.calls.n,
 	};
 	memcpy(head.sections, o->sections, sizeof(head.sections));
+	if (head.like != OVM_NONE)
+		return put(fd, &head, sizeof(head));
 	return put(fd, &head, sizeof(head)) && put(fd, o->bytes, o->size) &&
 	       put(fd, o->map.v.v, o->map.v.n * sizeof(o->map.v.v[0])) &&
 	       put(fd, o->map.by_old, o->map.v.n * sizeof(o->map.by_old[0])) &&
@@ -124,7 +132,15 @@ static bool take_module(struct ovm_handover_reader *r, const struct ovm_livemap 
 	out->link_map = head.link_map;
 	out->n_samples = head.n_samples;
 	out->print = head.print;
+	out->code = head.code;
+	out->like = head.like;
+	out->is_unseen = head.is_unseen;
 	out->stats = head.stats;
+	out->n_nodes = head.n_nodes;
+	if (out->module && out->module->inode != head.inode)
+		out->module = NULL;
+	if (head.like != OVM_NONE)
+		return true;
 	o->base = head.base;
 	o->size = head.size;
 	o->n_regions = head.n_regions;
@@ -141,13 +157,10 @@ static bool take_module(struct ovm_handover_reader *r, const struct ovm_livemap 
 	o->n_counters = head.n_counters;
 	o->sites.v = take_array(r, head.n_sites, sizeof(o->sites.v[0]));
 	o->sites.n = o->sites.cap = o->sites.v ? head.n_sites : 0;
-	out->n_nodes = head.n_nodes;
 	out->arcs.v = take_array(r, head.n_arcs, sizeof(out->arcs.v[0]));
 	out->arcs.n = out->arcs.cap = out->arcs.v ? head.n_arcs : 0;
 	out->calls.v = take_array(r, head.n_calls, sizeof(out->calls.v[0]));
 	out->calls.n = out->calls.cap = out->calls.v ? head.n_calls : 0;
-	if (out->module && out->module->inode != head.inode)
-		out->module = NULL;
 	return o->bytes && o->map.v.v && o->map.by_old && o->patches.v && o->sites.v &&
 	       out->arcs.v && out->calls.v;
 }

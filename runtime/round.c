@@ -287,7 +287,7 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	opts.targets.no_callees =
 	    true; /* most are not hot, and to build them takes as long again */
 	opts.targets.stays = true;
-	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL);
+	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL, NULL);
 	while (!ovm_counting_is_done(counting) && !is_over(r) &&
 	       ovm_now_ms() - begin < (double)deadline) {
 		if (ovm_sampler_drain(ctx, r->sampler, ovm_counting_patience(counting)))
@@ -342,7 +342,7 @@ static int build(struct ovm_ctx *ctx, struct ovm_round *r, const struct ovm_targ
 		ovm_builder_close(&r->builder);
 		return fail_over(ctx);
 	}
-	return ovm_builder_result(ctx, &r->builder, &r->set, built, reference);
+	return ovm_builder_result(ctx, &r->builder, r->set.map, built, reference);
 }
 
 static void fill_result(struct ovm_round *r, uint32_t idx, const struct ovm_switch_result *switched)

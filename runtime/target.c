@@ -23,6 +23,7 @@
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 typedef OVM_VEC(ovm_va) ovm_vas;
 
@@ -168,6 +169,35 @@ static bool same_bytes(const struct ovm_generations *set, const struct ovm_image
 			return false;
 	}
 	return true;
+}
+
+/* Hash of all code of the module, in the file (@image) or, if that is NULL, in memory. 0: it cannot
+ * be read. */
+static uint64_t hash_code(const struct ovm_generations *set, const struct ovm_image *image,
+			  const struct ovm_live_module *module)
+{
+	enum { CHUNK = 65536 };
+	uint8_t *mem = ovm_alloc_array(CHUNK, 1);
+	XXH3_state_t *state = XXH3_createState();
+	bool ok = state && XXH3_64bits_reset(state) == XXH_OK;
+	for (uint32_t i = 0; i < module->segments.n; i++) {
+		const struct ovm_live_segment *s = &module->segments.v[i];
+		for (uint64_t done = 0; s->is_exec && done < s->filesz && ok; done += CHUNK) {
+			uint64_t left = s->filesz - done;
+			size_t n = left < CHUNK ? (size_t)left : CHUNK;
+			ovm_va at = ovm_va_add(s->va, (int64_t)done);
+			ovm_rta rta = ovm_va_to_rta(at, module->bias);
+			const uint8_t *bytes = image ? ovm_image_code(image, at, n) : mem;
+			ok = bytes && (image || ovm_mem_read(set->tracee, rta, mem, n));
+			if (ok && !image)
+				ovm_generations_unpatch(set, rta, mem, n);
+			ok = ok && XXH3_64bits_update(state, bytes, n) == XXH_OK;
+		}
+	}
+	uint64_t hash = ok ? XXH3_64bits_digest(state) | 1 : 0;
+	XXH3_freeState(state);
+	free(mem);
+	return hash;
 }
 
 /* Compare every copied region with memory; differing ones are added to @skip (made if NULL).
@@ -337,7 +367,8 @@ static int run_engine(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 			rc = run_first(ctx, dec, opts, target);
 		}
 		uint32_t changed = rc ? 0 : find_changed(set, target, &target->skip);
-		if (!changed)
+		target->is_unseen = changed && !ovm_module_print(set->tracee, target->module->lo);
+		if (!changed || target->is_unseen)
 			break;
 		ovm_log(OVM_LOG_INFO, "%s: %u regions differ from the file", target->module->path,
 			changed);
@@ -355,7 +386,6 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 {
 	ovm_vas gauges = {0};
 	ctx->msg[0] = '\0';
-	target->print = ovm_module_print(set->tracee, target->module->lo);
 	bool is_known = target->image != NULL;
 	int rc = is_known ? 0 : open_image(ctx, target);
 	if (rc)
@@ -367,6 +397,9 @@ int ovm_target_build(struct ovm_ctx *ctx, struct ovm_decoder *dec,
 		target->skip = skip_list(ctx, dec, target, hook, opts->counted);
 	if (rc == 0)
 		rc = run_engine(ctx, dec, set, &engine_opts, target);
+	if (rc == 0 && !target->code)
+		target->code = hash_code(set, target->image, target->module);
+	target->like = OVM_NONE;
 	ovm_vec_free(&gauges);
 	return rc;
 }
@@ -400,6 +433,7 @@ bool ovm_target_inherit(struct ovm_target *to, struct ovm_target *from)
 	to->image = from->image;
 	to->engine = from->engine;
 	to->skip = from->skip;
+	to->code = from->code;
 	memcpy(to->n_refused, from->n_refused, sizeof(to->n_refused));
 	from->image = NULL;
 	from->engine = (struct ovm_engine){0};
@@ -415,44 +449,31 @@ static bool is_unmapped(const struct ovm_livemap *map, ovm_rta lo, uint64_t size
 	return true;
 }
 
-/* All code of the module, in memory and in the file. */
-static bool same_code(const struct ovm_generations *set, const struct ovm_target *target)
-{
-	const struct ovm_image *image = target->image;
-	for (uint32_t i = 0; i < image->segments.n; i++) {
-		ovm_va lo = image->segments.v[i].lo;
-		if ((image->segments.v[i].flags & 1) && /* PF_X */
-		    !same_bytes(set, image, target->module->bias, lo,
-				ovm_va_add(lo, (int64_t)image->segments.v[i].filesz)))
-			return false;
-	}
-	return true;
-}
-
 int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, struct ovm_livemap *map,
-		    const struct ovm_built_module *like, struct ovm_target *out)
+		    const struct ovm_built *from, uint32_t module, struct ovm_target *out)
 {
+	const struct ovm_built_module *like = &from->modules.v[module];
 	const struct ovm_live_module *was = like->module;
-	struct ovm_target target = {.module = ovm_livemap_module(map, was->lo),
+	const struct ovm_live_module *is = ovm_livemap_only(map, was->path);
+	if (!is || is->inode != was->inode || is->major != was->major || is->minor != was->minor)
+		return refuse_path(ctx, was->path, "it is not that of the other process");
+	struct ovm_target target = {.module = is,
 				    .n_samples = like->n_samples,
-				    .at = like->at,
-				    .print = ovm_module_print(set->tracee, was->lo)};
-	const struct ovm_live_module *is = target.module;
-	if (!is || target.print != like->print || is->lo.v != was->lo.v || is->bias != was->bias ||
-	    is->inode != was->inode || strcmp(is->path, was->path) != 0)
-		return refuse_path(ctx, was->path, "it is not where it is in the other process");
-	uint64_t size = ovm_huge_room(like->at, like->overlay.size);
+				    .code = like->code,
+				    .like = module,
+				    .at =
+					ovm_va_to_rta(ovm_rta_to_va(like->at, was->bias), is->bias),
+				    .print = ovm_module_print(set->tracee, is->lo)};
+	if (!target.print || target.print != like->print)
+		return refuse_path(ctx, was->path, "it is not that of the other process");
+	uint64_t size = ovm_huge_room(target.at, like->overlay.size);
 	uint64_t n_counters = whole_pages((uint64_t)like->overlay.n_counters * sizeof(uint64_t));
 	target.counters = ovm_va_to_rta(like->overlay.counters, is->bias);
-	if (!is_unmapped(map, target.at, size) || !is_unmapped(map, target.counters, n_counters))
+	if (!is_unmapped(map, target.at, size) || !is_unmapped(map, target.counters, n_counters) ||
+	    (n_counters && size > target.counters.v - target.at.v))
 		return refuse(ctx, &target, "something else is where its copy would be");
-	int rc = ovm_image_open(ctx, is->path, &target.image);
-	if (rc == 0 && !same_code(set, &target))
-		rc = refuse(ctx, &target, ovm_refusal_text(OVM_REFUSE_CHANGED));
-	ovm_image_close(target.image);
-	target.image = NULL;
-	if (rc)
-		return rc;
+	if (!like->code || hash_code(set, NULL, is) != like->code)
+		return refuse(ctx, &target, ovm_refusal_text(OVM_REFUSE_CHANGED));
 	ovm_livemap_reserve(map, target.at, ovm_rta_of(target.at.v + size));
 	if (n_counters)
 		ovm_livemap_reserve(map, target.counters,

@@ -53,7 +53,10 @@ struct ovm_target {
 	struct ovm_engine engine;
 	ovm_rta at;	  /* where the overlay will be */
 	ovm_rta counters; /* is_counting or gauges: where its counters will be */
-	uint64_t print;	  /* of the module when it was looked at (presence.h) */
+	uint64_t print;	  /* of the module when it was looked at (presence.h); set before a build */
+	uint64_t code;	  /* see struct ovm_built_module */
+	uint32_t like;	  /* taken: module of opts.like; OVM_NONE: built */
+	bool is_unseen;	  /* its process ended meanwhile: see struct ovm_built_module */
 	bool *skip;	  /* [engine.regions.n]: must not be copied in this process; NULL: none */
 	uint64_t n_refused[OVM_MAX_REFUSALS]; /* of its regions, by the engine */
 };
@@ -89,11 +92,11 @@ void ovm_target_fini(struct ovm_target *target);
 
 struct ovm_built_module;
 
-/* Instead: @like, an overlay made for a process that this one is a fork of, or the other way round.
- * The module must be where it is there, the overlay's and its counters' places unmapped (they are
- * reserved in @map), and the module's code the file's. OVM_REFUSED (message in ctx) if not. *out
- * borrows the overlay: not for ovm_target_fini. */
+/* Instead: module @module of @like, an overlay made for another process that has the same file mapped, here or
+ * elsewhere. The overlay's and its counters' places must be unmapped (they are as far from the
+ * module as there, and are reserved in @map), and the module's code the file's. OVM_REFUSED
+ * (message in ctx) if not. *out borrows the overlay: not for ovm_target_fini. */
 int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, struct ovm_livemap *map,
-		    const struct ovm_built_module *like, struct ovm_target *out);
+		    const struct ovm_built *like, uint32_t module, struct ovm_target *out);
 
 #endif

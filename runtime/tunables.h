@@ -24,7 +24,7 @@ enum {
 	OVM_RT_RUN_SAMPLE_MS = 500,  /* the same for `run` and `attach` */
 	OVM_RT_COUNT_NEXT_MS = 50,   /* the same for the next process of a recording */
 	OVM_RT_COUNT_KNOWN = 1500,   /* samples of a recording: any process counts as a next one */
-	OVM_RT_COUNT_GROWTH = 140,   /* percent of the time until one is there, then the next */
+	OVM_RT_COUNT_GROWTH = 140,   /* percent of the samples of one build, then the next */
 	OVM_RT_COUNT_STEP_MS = 5,
 	OVM_RT_WINDOW_FIRST_LOOK_MS = 10,
 	OVM_RT_WINDOW_MIN_MS = 35,
@@ -94,6 +94,7 @@ enum {
 #define OVM_RT_WATCH_DRIFT 0.30	 /* by chance 0.05 to 0.2 with that many samples */
 #define OVM_RT_WATCH_OUTSIDE 0.10
 #define OVM_RT_WATCH_FAR 0.30	  /* no second window is waited for */
+#define OVM_RT_COUNT_OUTSIDE 0.03 /* more of the samples outside copies than before: build */
 #define OVM_RT_WINDOW_CHANGE 0.05 /* halves of a window differ by less: it has learned enough */
 
 #endif

@@ -325,6 +325,41 @@ rm -f p.prof
 va=$(nm brief | awk '$3 == "step" { print $1 }' | sed 's/^0*//')
 grep -q "^e 0 $va " p.prof || fail "nothing counted in short processes: $(cat log)"
 
+# --- processes that end before their copies are built: the next ones get them, wherever they are mapped -------------------
+cat >heirs.cpp <<'C'
+#include <cstdio>
+__attribute__((noipa)) unsigned step(unsigned x) { return x % 3 ? x * 1103515245u + 12345u : x / 3 + 7; }
+__attribute__((noipa)) unsigned caught(unsigned x)
+{
+	try {
+		if (x % 1024 == 5)
+			throw x;
+	} catch (unsigned y) {
+		return step(y) ^ 1;
+	}
+	return step(x);
+}
+int main()
+{
+	unsigned x = 1;
+	for (int i = 0; i < 40000000; i++)
+		x = caught(x);
+	printf("%u\n", x);
+	fprintf(stderr, "at %p\n", (void *)step);
+}
+C
+for words in "-pie -fPIE" "-no-pie -fno-pie"; do
+	# shellcheck disable=SC2086
+	g++ -O2 $words -Wl,--build-id=sha1 heirs.cpp -o heirs && ./heirs >want 2>/dev/null || { fail "heirs $words"; continue; }
+	rm -f p.prof
+	OPTVM_FAULT=builder.chosen:sleep=1500 OVM_LOG=builder=info,counting=info,countrec=info "$tool" record -v -f -o p.prof -- \
+		sh -c 'n=0; while [ $n -lt 40 ]; do ./heirs 2>>places; n=$((n + 1)); done' >out 2>log || fail "heirs $words: $(cat log)"
+	[ "$(sort -u out)" = "$(cat want)" ] && [ "$(wc -l <out)" = 40 ] || fail "heirs $words: other output: $(sort out | uniq -c)"
+	va=$(nm heirs | awk '$3 == "_Z6caughtj" { print $1 }' | sed 's/^0*//')
+	awk -v va="$va" '$1 == "e" && $3 == va { n += $4 } END { exit !(n > 100000) }' p.prof || fail "heirs $words: not counted: $(cat log)"
+	grep -q "the program ended while copies" log || echo "heirs $words: all lived long enough"
+done
+
 # --- usage ------------------------------------------------------------------------------------------------------------
 usage() { # WORDS...
 	"$tool" record -f -o p.prof "$@" >out 2>err

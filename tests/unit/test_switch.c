@@ -6,6 +6,7 @@
  * program named. */
 #include "base/log.h"
 #include "runtime/forks.h"
+#include "runtime/stock.h"
 #include "tests/support/crowd.h"
 
 #include <setjmp.h>
@@ -126,7 +127,7 @@ static uint32_t load(struct fixture *f, struct way way, struct ovm_countmem *cou
 	struct ovm_built built;
 	uint32_t idx = OVM_NONE;
 	check(f, ovm_builder_start(&f->ctx, &f->set, profile, &opts, &builder));
-	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &built, NULL));
+	check(f, ovm_builder_result(&f->ctx, &builder, f->set.map, &built, NULL));
 	ovm_profile_free(profile);
 	if (!built.modules.n)
 		print_message("nothing built: %s\n", built.why_not);
@@ -343,7 +344,7 @@ static void test_no_counters(void **state)
 	begin(&s);
 	struct ovm_profile *profile = make_profile(&s.f, 0);
 	check(&s.f, ovm_builder_start(&s.f.ctx, &s.f.set, profile, &opts, &builder));
-	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built, NULL));
+	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, s.f.set.map, &built, NULL));
 	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, NULL, &idx),
 			 OVM_E_INTERNAL);
 	check(&s.f,
@@ -418,7 +419,7 @@ static void test_order(void **state)
 	ovm_vec_push(&gauges.v, ((struct ovm_gauge){f->exe, entry}));
 
 	check(f, ovm_builder_start(&f->ctx, &f->set, few, &opts, &builder));
-	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &counting, &reference));
+	check(f, ovm_builder_result(&f->ctx, &builder, f->set.map, &counting, &reference));
 	assert_int_equal(counting.modules.n, 1);
 	assert_int_equal(counting.modules.v[0].overlay.n_regions, 1);
 	assert_true(counting.is_passing);
@@ -433,11 +434,11 @@ static void test_order(void **state)
 	switch_to(f, (const bool[]){false});
 
 	check(f, ovm_builder_order(&f->ctx, &builder, all, &gauges));
-	check(f, ovm_builder_result(&f->ctx, &builder, &f->set, &built, &reference));
+	check(f, ovm_builder_result(&f->ctx, &builder, f->set.map, &built, &reference));
 	assert_int_equal(builder.pid, 0);
 	opts = (struct ovm_target_opts){.min_samples = 1, .gauges = &gauges};
 	check(f, ovm_builder_start(&f->ctx, &f->set, all, &opts, &other));
-	check(f, ovm_builder_result(&f->ctx, &other, &f->set, &expected, &expected_reference));
+	check(f, ovm_builder_result(&f->ctx, &other, f->set.map, &expected, &expected_reference));
 	assert_same_code(&built, &expected);
 	assert_same_code(&reference, &expected_reference);
 	assert_false(built.is_passing);
@@ -478,7 +479,7 @@ static void test_no_order(void **state)
 	begin(&s);
 	struct ovm_profile *profile = make_profile(&s.f, 0);
 	check(&s.f, ovm_builder_start(&s.f.ctx, &s.f.set, profile, &opts, &builder));
-	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, &s.f.set, &built, NULL));
+	check(&s.f, ovm_builder_result(&s.f.ctx, &builder, s.f.set.map, &built, NULL));
 	ovm_built_fini(&built);
 	kill(builder.pid, SIGKILL);
 	siginfo_t info;
@@ -488,6 +489,76 @@ static void test_no_order(void **state)
 	assert_int_equal(builder.pid, 0);
 	ovm_profile_free(profile);
 	end(&s);
+}
+
+/* --- what was built for another process
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static void build(struct fixture *f, const struct ovm_built *like, struct ovm_built *out)
+{
+	const struct ovm_target_opts opts = {.min_samples = 1, .is_counting = true, .like = like};
+	struct ovm_profile *profile = make_profile(f, 0);
+	struct ovm_builder builder;
+	check(f, ovm_builder_start(&f->ctx, &f->set, profile, &opts, &builder));
+	check(f, ovm_builder_result(&f->ctx, &builder, f->set.map, out, NULL));
+	ovm_profile_free(profile);
+}
+
+/* Copies of a process that has ended count in another one, unless its code is not the file's. */
+static void test_stock(void **state)
+{
+	(void)state;
+	struct scene first, s;
+	struct ovm_stock stock;
+	struct ovm_built built;
+	uint32_t idx;
+	uint8_t byte, other;
+	ovm_stock_init(&stock);
+	begin(&first);
+	build(&first.f, NULL, &built);
+	assert_int_equal(built.modules.n, 1);
+	assert_false(built.modules.v[0].is_unseen);
+	ovm_stock_put(&stock, &built, true);
+	assert_int_equal(built.modules.n, 0);
+	end(&first);
+
+	begin(&s);
+	const struct ovm_built *like = &stock.v.v[0]->built;
+	struct ovm_livemap none = {0};
+	assert_int_equal(ovm_stock_next(&stock, 0, &s.f.map), 0);
+	assert_int_equal(ovm_stock_next(&stock, 1, &s.f.map), OVM_NONE);
+	assert_int_equal(ovm_stock_next(&stock, 0, &none), OVM_NONE);
+	ovm_rta last = ovm_rta_of(s.f.text_at.v + s.f.text_size - 1); /* behind all functions */
+	assert_true(ovm_mem_read(&s.f.tracee, last, &byte, 1));
+	other = byte ^ 1;
+	assert_true(ovm_mem_write(&s.f.tracee, last, &other, 1));
+	build(&s.f, like, &built);
+	assert_int_equal(built.modules.n, 0);
+	assert_non_null(strstr(built.why_not, ovm_refusal_text(OVM_REFUSE_CHANGED)));
+	ovm_built_fini(&built);
+	assert_true(ovm_mem_write(&s.f.tracee, last, &byte, 1));
+
+	build(&s.f, like, &built);
+	assert_int_equal(built.modules.n, 1);
+	const struct ovm_built_module *m = &built.modules.v[0];
+	assert_ptr_equal(m->overlay.bytes, like->modules.v[0].overlay.bytes);
+	assert_int_equal(m->at.v - m->module->bias,
+			 like->modules.v[0].at.v - like->modules.v[0].module->bias);
+	check(&s.f,
+	      ovm_countmem_open(&s.f.ctx, ovm_built_counter_bytes(&built), getpid(), &s.counters));
+	built.modules.v[0].is_unseen = true;
+	assert_int_equal(ovm_generation_load(&s.f.ctx, &s.f.set, &built, &s.counters, &idx),
+			 OVM_E_TARGET);
+	built.modules.v[0].is_unseen = false;
+	check(&s.f, ovm_generation_load(&s.f.ctx, &s.f.set, &built, &s.counters, &idx));
+	switch_to(&s.f, (const bool[]){true});
+	assert_true(live_progress(s.shared, 2));
+	assert_true(counted(&s.counters) > 0);
+	switch_to(&s.f, (const bool[]){false});
+	assert_true(text_is_original(&s.f));
+	end(&s);
+	ovm_stock_fini(&stock);
 }
 
 static void test_countmem(void **state)
@@ -516,6 +587,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(test_exits),    cmocka_unit_test(test_forks),
 	    cmocka_unit_test(test_unpatch),  cmocka_unit_test(test_no_counters),
 	    cmocka_unit_test(test_order),    cmocka_unit_test(test_no_order),
+	    cmocka_unit_test(test_stock),
 	};
 	ovm_log_setup(getenv("OVM_LOG"));
 	program = argc > 1 ? argv[1] : NULL;
