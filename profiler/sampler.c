@@ -547,6 +547,19 @@ void ovm_sampler_stop(struct ovm_sampler *sampler)
 	sampler->is_stopped = true;
 }
 
+/* A clock's frequency was made a period when it was opened. */
+void ovm_sampler_slow_down(struct ovm_sampler *sampler, uint64_t frequency)
+{
+	bool is_clock = sampler->attr.type == PERF_TYPE_SOFTWARE &&
+			(sampler->attr.config == PERF_COUNT_SW_CPU_CLOCK ||
+			 sampler->attr.config == PERF_COUNT_SW_TASK_CLOCK);
+	uint64_t value = is_clock ? 1000000000u / frequency : frequency;
+	if (sampler->tracer || !sampler->attr.freq || frequency >= sampler->frequency)
+		return;
+	for (uint32_t i = 0; i < sampler->fds.n; i++)
+		ioctl(sampler->fds.v[i], PERF_EVENT_IOC_PERIOD, &value);
+}
+
 uint64_t ovm_sampler_n_samples(const struct ovm_sampler *sampler)
 {
 	return sampler->tally.n_samples;

@@ -77,6 +77,12 @@ bool ovm_sampler_is_tracer(const struct ovm_sampler *sampler);
 /* Disable the events (a ptrace sampler lets go of every thread). Draining still works and then
  * holds nothing back. */
 void ovm_sampler_stop(struct ovm_sampler *sampler);
+
+/* From now on only @frequency samples a second, each of which counts as much as one before. Threads
+ * that were born since the sampler was opened keep their rate; so does everybody where this cannot
+ * be changed (ptrace, events with a fixed period). */
+void ovm_sampler_slow_down(struct ovm_sampler *sampler, uint64_t frequency);
+
 void ovm_sampler_close(struct ovm_sampler *sampler); /* accepts NULL */
 
 #endif

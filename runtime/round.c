@@ -288,6 +288,7 @@ static void count(struct ovm_ctx *ctx, struct ovm_round *r)
 	    true; /* most are not hot, and to build them takes as long again */
 	opts.targets.stays = true;
 	struct ovm_counting *counting = ovm_counting_new(&r->set, &opts, NULL, NULL);
+	ovm_sampler_slow_down(r->sampler, OVM_RT_FREQUENCY_LATER);
 	while (!ovm_counting_is_done(counting) && !is_over(r) &&
 	       ovm_now_ms() - begin < (double)deadline) {
 		if (ovm_sampler_drain(ctx, r->sampler, ovm_counting_patience(counting)))

@@ -7,6 +7,8 @@ enum {
 				    patch in by 3 s */
 	OVM_RT_FREQUENCY =
 	    3989, /* Hz; four times what `record` takes, because there is so little time */
+	OVM_RT_FREQUENCY_LATER = 997, /* while copies to count in are built: 4 kHz cost a program 16 %
+					 (clang, by perf record), and most is known by then */
 	OVM_RT_SAMPLE_GIVE_UP =
 	    4, /* times that: a program with few samples by then runs in the kernel */
 	OVM_RT_DRAIN_MS =

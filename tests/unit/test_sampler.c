@@ -19,6 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BUSY "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; "
@@ -238,6 +239,46 @@ static void check_forbidden(int errnum)
 	assert_int_equal(wstatus, 0);
 }
 
+/* How many samples come while @pid uses 0.3 s of processor time. */
+static uint64_t samples_of_a_while(struct ovm_sampler *sampler, pid_t pid)
+{
+	struct ovm_ctx ctx;
+	clockid_t clock;
+	struct timespec from, now;
+	uint64_t before = ovm_sampler_n_samples(sampler);
+	ovm_ctx_init(&ctx);
+	assert_int_equal(clock_getcpuclockid(pid, &clock), 0);
+	clock_gettime(clock, &from);
+	do {
+		assert_int_equal(ovm_sampler_drain(&ctx, sampler, 20), 0);
+		clock_gettime(clock, &now);
+	} while ((now.tv_sec - from.tv_sec) * 1000 + (now.tv_nsec - from.tv_nsec) / 1000000 < 300);
+	return ovm_sampler_n_samples(sampler) - before;
+}
+
+static void test_slow_down(void **state)
+{
+	(void)state;
+	const struct ovm_sampler_opts opts = {.frequency = 1999};
+	struct ovm_sampler *sampler;
+	struct ovm_ctx ctx;
+	int wstatus;
+	if (!is_available(false, "perf_event"))
+		skip();
+	ovm_ctx_init(&ctx);
+	pid_t pid = start_spinner();
+	assert_int_equal(ovm_sampler_open(&ctx, &opts, pid, true, &sampler), 0);
+	uint64_t fast = samples_of_a_while(sampler, pid);
+	ovm_sampler_slow_down(sampler, 4000); /* would be faster: nothing happens */
+	ovm_sampler_slow_down(sampler, 97);
+	samples_of_a_while(sampler, pid); /* what was in the ring */
+	uint64_t slow = samples_of_a_while(sampler, pid);
+	assert_true(slow > 0 && slow < fast / 3);
+	ovm_sampler_close(sampler);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &wstatus, 0), pid);
+}
+
 static void test_forbidden(void **state)
 {
 	(void)state;
@@ -290,7 +331,7 @@ int main(void)
 	    cmocka_unit_test(test_cannot_execute), cmocka_unit_test(test_unknown_event),
 	    cmocka_unit_test(test_running_perf),   cmocka_unit_test(test_running_ptrace),
 	    cmocka_unit_test(test_forbidden),	   cmocka_unit_test(test_exit_status),
-	    cmocka_unit_test(test_signals),
+	    cmocka_unit_test(test_signals),	   cmocka_unit_test(test_slow_down),
 	};
 	if (!is_available(false, "perf_event") && !is_available(true, "ptrace-timer"))
 		return 77;
