@@ -30,6 +30,8 @@ enum {
 	MIN_SAMPLES = 200, /* fewer tell nothing */
 };
 static const double FEW_LINES = 40, LITTLE_OUTSIDE = 0.25;
+/* By "outside": the table's best line through (0, 0), within 0.06; it is not believed farther. */
+static const double GAIN = -0.3, MOST_OUTSIDE = 0.55;
 
 static int by_count(const void *a, const void *b)
 {
@@ -84,6 +86,12 @@ struct ovm_footprint ovm_footprint(const struct ovm_profile *profile)
 	ovm_vec_free(&lines);
 	ovm_vec_free(&pages);
 	return f;
+}
+
+double ovm_footprint_gain(const struct ovm_footprint *f)
+{
+	double outside = f->outside < MOST_OUTSIDE ? f->outside : MOST_OUTSIDE;
+	return f->n_samples < MIN_SAMPLES ? 0 : GAIN * outside;
 }
 
 bool ovm_footprint_may_gain(const struct ovm_footprint *f)

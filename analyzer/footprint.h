@@ -14,6 +14,10 @@ struct ovm_footprint {
 
 struct ovm_footprint ovm_footprint(const struct ovm_profile *profile);
 
+/* The natural logarithm of (time after / time before) that rewriting such a program gave as a rule;
+ * 0 if the samples are too few to tell. */
+double ovm_footprint_gain(const struct ovm_footprint *footprint);
+
 /* False: the hot code is so small that its order does not matter. True also if the samples are too
  * few to tell. */
 bool ovm_footprint_may_gain(const struct ovm_footprint *footprint);

@@ -321,7 +321,7 @@ static int measure_pairs(struct ovm_ctx *ctx, struct measure *m)
 			return rc;
 		}
 		m->out->verdict = ovm_verdict(m->logs, m->n_logs, OVM_RT_MEASURE_ERROR / n_looks);
-		m->belief = ovm_belief_update(OVM_RT_MEASURE_PRIOR, m->logs, m->n_logs);
+		m->belief = ovm_belief_update(m->opts->prior, m->logs, m->n_logs);
 		ovm_log(OVM_LOG_INFO, "%u pairs: %.4f, slower with a chance of %.2f", m->n_logs,
 			m->out->verdict.ratio, ovm_belief_slower(m->belief));
 		more = more && m->n_logs < most && m->n_tried < 2 * most && !is_enough(m);
@@ -366,7 +366,7 @@ int ovm_measure(struct ovm_ctx *ctx, struct ovm_generations *set,
 	    .set = set, .opts = opts, .armed = 2, .out = out, .began = ovm_now_ms()};
 	double used = ovm_cpu_clock_ms(set->tracee->pid);
 	m.cpu_end = used + used / OVM_RT_MEASURE_SHARE;
-	m.belief = OVM_RT_MEASURE_PRIOR;
+	m.belief = opts->prior;
 	int rc = 0;
 	*out = (struct ovm_measured){.verdict = {.ratio = 1, .hi = HUGE_VAL}};
 	if (!opts->metric)

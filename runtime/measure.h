@@ -7,6 +7,7 @@
 struct ovm_measure_opts {
 	uint32_t reference, optimized; /* generations: gauged copies in original order (OVM_NONE:
 					  none), the new one */
+	struct ovm_belief prior; /* of the ratio, before anything is measured */
 	int max_pause_ms;
 	const char *metric; /* a command that prints a number which grows with the work done; NULL:
 			       gauges */

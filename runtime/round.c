@@ -391,6 +391,16 @@ static int load(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *buil
 	return rc;
 }
 
+/* What is to be expected of a program with this footprint. */
+static struct ovm_belief expectation(const struct ovm_footprint *f)
+{
+	struct ovm_belief prior = OVM_RT_MEASURE_PRIOR;
+	double gain = OVM_RT_MEASURE_LIVE * ovm_footprint_gain(f);
+	if (gain < 0)
+		prior.mean = gain;
+	return prior;
+}
+
 /* Rule R12, second half. What goes wrong here means that nothing is known of the speed, and the
  * process keeps what it has. */
 static int measure(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *reference)
@@ -399,6 +409,7 @@ static int measure(struct ovm_ctx *ctx, struct ovm_round *r, struct ovm_built *r
 	struct ovm_countmem counters = {.fd = -1};
 	struct ovm_measure_opts how = {.reference = OVM_NONE,
 				       .optimized = r->final,
+				       .prior = expectation(&r->result.footprint),
 				       .max_pause_ms = max_pause(r),
 				       .metric = r->opts->metric,
 				       .is_over = r->is_over,

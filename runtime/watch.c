@@ -21,6 +21,9 @@
  * use. Another one has to wait until the process has used some times what the last one took of
  * ours.
  *
+ * Where the last round was undone, though it was not certain that it was a loss, nothing is armed
+ * and everything is outside; a time with other hot pages is new all the same, and gets its chance.
+ *
  * Not while there is only ptrace to sample by: that would not let go. Not if somebody else has
  * changed the process meanwhile: who detached it wanted it so.
  */
@@ -86,13 +89,19 @@ static enum novelty look_at(const struct ovm_watch *w, const struct ovm_profile 
 	return least;
 }
 
+/* Measured with all care, it is not tried again. */
+static bool is_certain_loss(const struct ovm_round *r)
+{
+	return r->result.measured.is_loss && r->result.measured.is_certain;
+}
+
 void ovm_watch_init(struct ovm_watch *w, struct ovm_round *r, unsigned max_rounds, int rc)
 {
 	*w = (struct ovm_watch){.round = r, .max_rounds = max_rounds, .n_rounds = 1};
 	r->result.n_rounds = 1;
 	r->is_running = true; /* from now on */
-	/* after a failure there is no ground to stand on; a loss was measured with all care */
-	w->is_over = max_rounds < 2 || rc < 0 || r->result.measured.is_loss || !r->samples;
+	/* after a failure there is no ground to stand on */
+	w->is_over = max_rounds < 2 || rc < 0 || is_certain_loss(r) || !r->samples;
 	if (!w->is_over)
 		know(w, r->samples);
 }
@@ -192,7 +201,7 @@ static void another_round(struct ovm_ctx *ctx, struct ovm_watch *w)
 	} else {
 		r->result.n_rounds = before.n_rounds + 1;
 	}
-	if (rc < 0 || r->result.measured.is_loss)
+	if (rc < 0 || is_certain_loss(r))
 		end(w, ctx->msg);
 	else if (r->samples)
 		know(w, r->samples);

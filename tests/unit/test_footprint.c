@@ -63,8 +63,12 @@ static void test_loop_in_large_program(void **state)
 	assert_true(f.lines < 10);
 	assert_true(f.outside > 0.4);
 	assert_true(ovm_footprint_may_gain(&f));
+	assert_true(ovm_footprint_gain(&f) < -0.1 && ovm_footprint_gain(&f) > -0.3);
 	f = sampled(3000, 20000, 97);
 	assert_false(ovm_footprint_may_gain(&f));
+	assert_true(ovm_footprint_gain(&f) > -0.03);
+	f = sampled(300, 100000, 0); /* everything seen once: promises no more than was ever seen */
+	assert_true(ovm_footprint_gain(&f) > -0.2);
 }
 
 static void test_few(void **state)
@@ -72,6 +76,7 @@ static void test_few(void **state)
 	(void)state;
 	struct ovm_footprint f = sampled(100, 3, 0);
 	assert_true(ovm_footprint_may_gain(&f));
+	assert_true(!(ovm_footprint_gain(&f) < 0));
 }
 
 /* The mass is what counts, not how it is listed. */
@@ -93,7 +98,9 @@ static void test_counts(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_empty), cmocka_unit_test(test_size), cmocka_unit_test(test_loop_in_large_program),
-					   cmocka_unit_test(test_few), cmocka_unit_test(test_counts)};
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_empty), cmocka_unit_test(test_size),
+	    cmocka_unit_test(test_loop_in_large_program), cmocka_unit_test(test_few),
+	    cmocka_unit_test(test_counts)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
