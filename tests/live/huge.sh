@@ -65,14 +65,14 @@ cycle() { # WORD EXPECTED_KB
 	./prog "$1" >out.txt &
 	pid=$!
 	sleep 0.2
-	"$tool" attach --uniform --counters=off --sample-ms 150 "$pid" 2>err || fail "$1: attach: $(cat err)"
+	"$tool" attach --uniform --counters=off --sample-ms 150 --min-samples 60 "$pid" 2>err || fail "$1: attach: $(cat err)"
 	[ "$(code_kb)" = "$2" ] || fail "$1: $(code_kb) kB of code on huge pages, not $2"
 	[ "$(writable_code)" = 0 ] || fail "$1: writable code"
 	sleep 0.3
 	"$tool" detach "$pid" 2>err || fail "$1: detach: $(cat err)"
 	./sametext "$pid" || fail "$1: text differs after detach"
 	[ "$(code_kb)" = "$2" ] || fail "$1: the copies do not stay"
-	"$tool" attach --uniform --counters=off --sample-ms 150 "$pid" 2>err || fail "$1: attach again: $(cat err)"
+	"$tool" attach --uniform --counters=off --sample-ms 150 --min-samples 60 "$pid" 2>err || fail "$1: attach again: $(cat err)"
 	sleep 0.3
 	kill -TERM "$pid"
 	wait "$pid" || fail "$1: the process ended with $?"
