@@ -13,9 +13,9 @@
  * so the last piece is made whole only where the overlay fills most of it. Nothing of this may
  * fail: without huge pages (THP "never", none free) the kernel takes small ones, and behaviour is
  * the same. A page comes when it is first written, which is when the overlay is filled, long before
- * anybody stops. It pays late: processors of today have 1500 to 2000 entries in their second TLB.
- * Calls in random order to 40,000 functions (14 MiB) took 0.86 and 0.94 of the time, to 15,000
- * (5 MiB) 0.97, to 6,000 (1.6 MiB) 1.005 (medians of 5 and 6 pairs; errors 0.11, 0.07, 0.015).
+ * anybody stops. If it pays, it pays late: processors of today have 1500 to 2000 entries in their
+ * second TLB. CPU time with huge pages / with small ones, for calls in random order to functions of
+ * 14 MiB: 0.86 (0.11), of 5 MiB: 0.99 (0.09), of 1.6 MiB: 1.005 (0.015).
  */
 #include "runtime/hugepages.h"
 #include "runtime/tunables.h"
