@@ -26,7 +26,7 @@ struct ovm_task {
 void ovm_parallel_tasks(const struct ovm_task *tasks, uint32_t n);
 
 /* From now on leave @n processors to others: whoever works beside a program takes none that it runs
- * on. One thread works in any case. Before any other thread is there. */
+ * on. The caller works in any case; with UINT_MAX alone. While no other thread is there. */
 void ovm_parallel_spare(unsigned n);
 
 #endif

@@ -16,10 +16,12 @@
  * whole group) nor those the program sent to its own group.
  */
 #include "profiler/launch.h"
+#include "base/parallel.h"
 #include "base/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -257,6 +259,7 @@ void ovm_launch_signals(pid_t pid)
 {
 	launcher = getpid();
 	ovm_last_resort_set(leave_to_waiter);
+	ovm_parallel_spare(UINT_MAX); /* another thread could only end the tool */
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	struct sigaction pass = {.sa_sigaction = forward, .sa_flags = SA_SIGINFO | SA_RESTART};
 	forward_to = pid;
@@ -274,6 +277,7 @@ void ovm_launch_signals_release(void)
 	if (!forward_to)
 		return;
 	ovm_last_resort_set(NULL);
+	ovm_parallel_spare(0);
 	forward_to = 0;
 	for (int i = 0; i < N_IGNORED; i++)
 		sigaction(IGNORED[i], &saved_ignored[i], NULL);

@@ -23,7 +23,8 @@ int ovm_launch_start(struct ovm_ctx *ctx, char *const argv[], struct ovm_launch 
 int ovm_launch_go(struct ovm_ctx *ctx, struct ovm_launch *launch, int *exit_status);
 
 /* SIGINT and SIGQUIT from the terminal are ignored in the tool, TERM/HUP/USR1/USR2 forwarded once
- * to @pid. Undone by _release. */
+ * to @pid. If the calling thread runs out of memory, the tool still waits for @pid and has its
+ * status, so ovm_parallel starts no others. Undone by _release. */
 void ovm_launch_signals(pid_t pid);
 void ovm_launch_signals_release(void);
 

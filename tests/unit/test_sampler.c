@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "profiler/launch.h"
+#include "base/parallel.h"
 #include "profiler/recorder.h"
 
 #include <errno.h>
@@ -307,15 +308,24 @@ static void test_exit_status(void **state)
 	assert_int_equal(WTERMSIG(wstatus), SIGUSR1);
 }
 
+static void count_if_caller(void *arg, uint32_t i)
+{
+	int *n = arg;
+	(void)i;
+	*n += gettid() == getpid();
+}
+
 static void test_signals(void **state)
 {
 	(void)state;
 	struct sigaction before, now;
-	int wstatus;
+	int wstatus, n = 0;
 	sigaction(SIGTERM, NULL, &before);
 	pid_t pid = start_spinner();
 	ovm_launch_signals(pid);
-	raise(SIGINT); /* ignored */
+	ovm_parallel(1000, count_if_caller, &n);
+	assert_int_equal(n, 1000); /* memory may run out in this thread only */
+	raise(SIGINT);		   /* ignored */
 	raise(SIGTERM);
 	assert_int_equal(waitpid(pid, &wstatus, 0), pid);
 	assert_int_equal(WTERMSIG(wstatus), SIGTERM);
