@@ -7,7 +7,7 @@ build=${OPTVM_BUILD:-$top/build}
 BUILD_PACKAGES="git gcc g++ cmake ninja-build pkg-config llvm-19-dev zlib1g-dev libzydis-dev libunwind-dev libpfm4-dev
 	libcmocka-dev libzstd-dev libxxhash-dev libjansson-dev uthash-dev"
 TEST_PACKAGES="make python3 csmith libcsmith-dev clang-14 llvm-14 gdb binutils elfutils patchelf xz-utils sqlite3 libsqlite3-dev python3.11 perl procps
-	strace file hyperfine postgresql-15 util-linux dpkg-dev tcl ldc gnat gobjc libclang-rt-14-dev nlohmann-json3-dev libeigen3-dev lld zstd gcc-12-source linux-perf valgrind libpython3.11-testsuite lua5.4 lua-lpeg liblzma-dev"
+	strace file hyperfine postgresql-15 util-linux dpkg-dev tcl ldc gnat gobjc libclang-rt-14-dev nlohmann-json3-dev libeigen3-dev lld mold zstd gcc-12-source linux-perf valgrind libpython3.11-testsuite lua5.4 lua-lpeg liblzma-dev"
 
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
