@@ -226,19 +226,10 @@ static void arm(struct ovm_ctx *ctx, struct ovm_counting *c)
 	memcpy(c->newest, c->older, c->n_counters * sizeof(*c->older));
 }
 
-/* How long not to count: until the time armed is within the budget again. */
-static double rest_ms(const struct ovm_counting *c, double now)
-{
-	double spent = c->pace->armed_ms - OVM_RT_WINDOW_FREE_MS;
-	double rest = spent * 100 / OVM_RT_WINDOW_PERCENT - (now - c->pace->started_at);
-	return rest > OVM_RT_WINDOW_REST_MS ? rest : OVM_RT_WINDOW_REST_MS;
-}
-
 static void add_armed(struct ovm_counting *c, double now)
 {
 	c->stats.armed_ms += now - c->armed_at;
-	c->pace->armed_ms += now - c->armed_at;
-	c->pace->next_window_at = now + rest_ms(c, now);
+	ovm_pace_window(c->pace, now - c->armed_at, now);
 }
 
 static void disarm(struct ovm_ctx *ctx, struct ovm_counting *c)
@@ -282,58 +273,20 @@ static bool is_over(struct ovm_counting *c, double now)
  * --------------------------------------------------------------------------------------------------
  */
 
-static uint64_t samples_inside(const struct ovm_built *built, const struct ovm_prof_module *module)
-{
-	uint64_t n = 0;
-	for (uint32_t m = 0; module->path && m < built->modules.n; m++)
-		for (uint32_t i = 0; i < module->samples.n; i++)
-			if (!strcmp(built->modules.v[m].module->path, module->path) &&
-			    ovm_map_old(&built->modules.v[m].overlay.map, module->samples.v[i].va))
-				n += module->samples.v[i].count;
-	return n;
-}
-
-static void plan_next_build(struct ovm_counting *c, uint64_t n_samples)
-{
-	c->pace->next_build = n_samples * OVM_RT_COUNT_GROWTH / 100;
-}
-
-/* Share of the samples that are in no copy, of modules that are large enough to be chosen. */
+/* Share of the samples that are in no copy. */
 static double outside(const struct ovm_counting *c, const struct ovm_profile *samples)
 {
-	uint64_t n = 0, inside = 0;
-	for (uint32_t i = 0; i < samples->modules.n; i++) {
-		const struct ovm_prof_module *module = &samples->modules.v[i];
-		uint64_t all = ovm_prof_module_samples(module);
-		if (all * OVM_RT_MODULE_SHARE < samples->n_samples)
-			continue;
-		n += all;
-		for (uint32_t g = 0; g < c->gens.n; g++)
-			inside += samples_inside(&c->set->v.v[c->gens.v[g].gen].built, module);
-	}
-	return n ? (double)(n - inside) / (double)n : 1;
+	const struct ovm_built *built[MAX_GENERATIONS];
+	for (uint32_t g = 0; g < c->gens.n; g++)
+		built[g] = &c->set->v.v[c->gens.v[g].gen].built;
+	return ovm_pace_outside(built, c->gens.n, samples);
 }
 
-/* A first build always, a second after the first window, as calls lead further. Then only if more
- * is outside than after the last one: what was refused will be so again. */
+/* A first build always, a second after the first window, as calls lead further. */
 static bool is_build_worth(struct ovm_counting *c, const struct ovm_profile *samples)
 {
-	struct ovm_count_pace *pace = c->pace;
-	if (!c->gens.n || pace->n_builds < 2)
-		return true;
-	double share = outside(c, samples);
-	double new_ms = pace->outside < 0 ? 0
-					  : (share - pace->outside) * (double)samples->n_samples *
-						1e3 / (double)samples->frequency;
-	ovm_log(OVM_LOG_INFO,
-		"%.3f of the samples outside copies, was %.3f: %.0f ms; a build took %.0f", share,
-		pace->outside, new_ms, pace->build_ms);
-	if (share > pace->outside + OVM_RT_COUNT_OUTSIDE && new_ms > pace->build_ms)
-		return true;
-	if (pace->outside < 0)
-		pace->outside = share;
-	plan_next_build(c, samples->n_samples);
-	return false;
+	return !c->gens.n || c->pace->n_builds < 2 ||
+	       ovm_pace_is_worth(c->pace, outside(c, samples), samples);
 }
 
 /* Not yet if the process has hardly been seen in user mode. */
@@ -346,9 +299,7 @@ static void start_build(struct ovm_ctx *ctx, struct ovm_counting *c, struct ovm_
 	}
 	if (!is_build_worth(c, samples))
 		return;
-	c->pace->n_builds++;
-	plan_next_build(c, samples->n_samples);
-	c->pace->outside = -1;
+	ovm_pace_build(c->pace, samples->n_samples);
 	ovm_profile_free(c->known);
 	c->known = ovm_profile_new();
 	ovm_profile_merge(c->known, samples);

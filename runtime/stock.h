@@ -3,20 +3,12 @@
 /* Instrumented copies that were built for one process of a recording, for the next ones that run
  * the same files; and what all of them have cost together. */
 #include "runtime/builder.h"
+#include "runtime/countpace.h"
 
 struct ovm_stock_item {
 	struct ovm_built built;		 /* owned; its modules are copies of their own: */
 	struct ovm_live_module *modules; /* [built.modules.n], paths owned; without segments */
 	bool is_new; /* no process has had it yet: its process ended before it was built */
-};
-
-/* Time and builds are spread over the whole recording, not over each process. */
-struct ovm_count_pace {
-	double started_at, next_window_at; /* ms, see ovm_now_ms */
-	double armed_ms, build_ms; /* so far; the CPU time of the last build */
-	uint32_t n_builds;
-	uint64_t next_build; /* samples of the recording */
-	double outside; /* share of the samples in no copy, after the last build; < 0: not looked */
 };
 
 struct ovm_stock {
