@@ -15,9 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	PIECE = 8 << 20
-}; /* bytes of code whose graphs are in memory together, where all is copied */
+/* bytes of code whose graphs are in memory together, where all is copied */
+enum { PIECE = 8 << 20 };
 
 static int check_words(struct ovm_ctx *ctx, const struct ovm_options *opts, struct ovm_rewrite *job)
 {

@@ -81,13 +81,12 @@ int ovm_inputs_merge(struct ovm_ctx *ctx, const char *const *paths, size_t n,
 			ovm_profile_free(sum);
 			return err;
 		}
-		if (!sum) {
+		if (sum) {
+			ovm_profile_merge(sum, one);
+			ovm_profile_free(one);
+		} else { /* all loaders normalize */
 			sum = one;
-			ovm_profile_normalize(sum);
-			continue;
 		}
-		ovm_profile_merge(sum, one);
-		ovm_profile_free(one);
 	}
 	*out = sum ? sum : ovm_profile_new();
 	return 0;

@@ -27,6 +27,7 @@
 #include "runtime/family.h"
 #include "runtime/generation.h"
 #include "runtime/handover.h"
+#include "runtime/cputime.h"
 #include "runtime/presence.h"
 
 #include <errno.h>
@@ -360,11 +361,6 @@ int ovm_builder_start(struct ovm_ctx *ctx, const struct ovm_generations *set,
 	return 0;
 }
 
-static double ms_of(struct timeval t)
-{
-	return (double)t.tv_sec * 1e3 + (double)t.tv_usec / 1e3;
-}
-
 static int wait_child(struct ovm_builder *builder)
 {
 	int status = 0;
@@ -372,7 +368,7 @@ static int wait_child(struct ovm_builder *builder)
 	while (wait4(builder->pid, &status, 0, &used) < 0 && errno == EINTR)
 		;
 	builder->pid = 0;
-	builder->used_ms = ms_of(used.ru_utime) + ms_of(used.ru_stime);
+	builder->used_ms = (double)ovm_rusage_ms(&used);
 	ovm_log(OVM_LOG_INFO, "used %.0f ms of CPU time", builder->used_ms);
 	return status;
 }

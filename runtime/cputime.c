@@ -22,13 +22,16 @@ double ovm_cpu_clock_ms(pid_t pid)
 	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
+uint64_t ovm_rusage_ms(const struct rusage *u)
+{
+	return (uint64_t)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) * 1000 +
+	       (uint64_t)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1000;
+}
+
 static uint64_t usage_ms(int who)
 {
 	struct rusage u;
-	if (getrusage(who, &u))
-		return 0;
-	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000 +
-	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1000;
+	return getrusage(who, &u) ? 0 : ovm_rusage_ms(&u);
 }
 
 uint64_t ovm_own_cpu_ms(void)

@@ -28,9 +28,7 @@
 uint64_t ovm_huge_part(ovm_rta at, uint64_t size)
 {
 	uint64_t whole = size & ~(OVM_HUGE_PAGE - 1), rest = size - whole;
-	if (at.v & (OVM_HUGE_PAGE - 1))
-		return 0;
-	if (!whole)
+	if (at.v & (OVM_HUGE_PAGE - 1) || !whole)
 		return 0;
 	return whole + (rest * 100 >= OVM_HUGE_PAGE * OVM_RT_HUGE_PERCENT ? OVM_HUGE_PAGE : 0);
 }

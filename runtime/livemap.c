@@ -306,6 +306,15 @@ const struct ovm_live_module *ovm_livemap_only(const struct ovm_livemap *map, co
 	return found;
 }
 
+const struct ovm_live_module *ovm_livemap_same_file(const struct ovm_livemap *map,
+						    const struct ovm_live_module *module)
+{
+	const struct ovm_live_module *is = ovm_livemap_only(map, module->path);
+	bool same = is && is->inode == module->inode && is->major == module->major &&
+		    is->minor == module->minor;
+	return same ? is : NULL;
+}
+
 void ovm_livemap_fini(struct ovm_livemap *map)
 {
 	for (uint32_t i = 0; i < map->ranges.n; i++)

@@ -65,6 +65,10 @@ void ovm_livemap_modules(struct ovm_livemap *map, pid_t pid);
  * NULL. */
 const struct ovm_live_module *ovm_livemap_only(const struct ovm_livemap *map, const char *path);
 
+/* The same, if it is the very file that @module, of another process, is mapped from; NULL. */
+const struct ovm_live_module *ovm_livemap_same_file(const struct ovm_livemap *map,
+						    const struct ovm_live_module *module);
+
 void ovm_livemap_fini(struct ovm_livemap *map);
 
 const struct ovm_live_range *ovm_livemap_range(const struct ovm_livemap *map,

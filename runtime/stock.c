@@ -94,18 +94,11 @@ void ovm_stock_poll(struct ovm_ctx *ctx, struct ovm_stock *stock)
 	end_builder(stock);
 }
 
-static bool has_module(const struct ovm_livemap *map, const struct ovm_live_module *module)
-{
-	const struct ovm_live_module *is = ovm_livemap_only(map, module->path);
-	return is && is->inode == module->inode && is->major == module->major &&
-	       is->minor == module->minor;
-}
-
 uint32_t ovm_stock_next(const struct ovm_stock *stock, uint32_t from, const struct ovm_livemap *map)
 {
 	for (uint32_t i = from; i < stock->v.n; i++)
 		for (uint32_t m = 0; m < stock->v.v[i]->built.modules.n; m++)
-			if (has_module(map, stock->v.v[i]->built.modules.v[m].module))
+			if (ovm_livemap_same_file(map, stock->v.v[i]->built.modules.v[m].module))
 				return i;
 	return OVM_NONE;
 }

@@ -454,8 +454,8 @@ int ovm_target_take(struct ovm_ctx *ctx, const struct ovm_generations *set, stru
 {
 	const struct ovm_built_module *like = &from->modules.v[module];
 	const struct ovm_live_module *was = like->module;
-	const struct ovm_live_module *is = ovm_livemap_only(map, was->path);
-	if (!is || is->inode != was->inode || is->major != was->major || is->minor != was->minor)
+	const struct ovm_live_module *is = ovm_livemap_same_file(map, was);
+	if (!is)
 		return refuse_path(ctx, was->path, "it is not that of the other process");
 	struct ovm_target target = {.module = is,
 				    .n_samples = like->n_samples,
